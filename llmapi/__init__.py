@@ -1,0 +1,1 @@
+"""The OpenAI-style door and the model behind it."""

@@ -1,0 +1,41 @@
+"""What an engine is started with."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """Everything that the engine process must know before it loads a model. Crosses the pipe pickled."""
+
+    base_model: str
+    """A local directory in Hugging Face format, a .gguf file, or a hub id (`org/name`)."""
+
+    cache_dir: str
+    """Where converted models are kept; made if missing."""
+
+    tokenizer_path: str | None = None
+    """A directory (or hub id) whose tokenizer replaces the model's own."""
+
+    served_name: str | None = None
+    """The model id shown to clients; None: taken from the model's own name."""
+
+    dtype: str = "auto"
+    """`auto` (float32 on CPU, the checkpoint's own half precision on a GPU), `float32`, `bfloat16`, `float16`."""
+
+    device: str = "auto"
+    """`auto` (a GPU if torch sees one), `cpu`, `cuda`, `cuda:1`."""
+
+    threads: int | None = None
+    """Threads for torch's CPU kernels; None: torch's own choice."""
+
+    max_batch: int = 32
+    """Sequences that may decode together."""
+
+    step_tokens: int = 512
+    """Token budget of one forward pass: decoding sequences first, then chunks of prompts."""
+
+    kv_cache_tokens: int | None = None
+    """Positions that the key/value cache holds for all sequences together; None: from free memory."""
+
+    context_length: int | None = None
+    """Longest prompt plus answer, in tokens; None: what the model was made for."""

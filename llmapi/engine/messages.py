@@ -1,0 +1,184 @@
+"""What crosses the pipe between the web process and the engine process.
+
+All frozen and made of plain values, so that both sides may keep them without copying. Everything that
+the engine sends about running requests travels in one `StepOutput` per step.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why one choice ended, in OpenAI's words."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen, as transformers' `GenerationConfig` defines each parameter."""
+
+    max_tokens: int
+    """New tokens at most; at least 1. Prompt plus this never exceeds the context (checked before)."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0: off."""
+
+    repetition_penalty: float = 1.0
+    do_sample: bool = True
+    """False: greedy, or plain beam search when `num_beams` > 1."""
+
+    num_beams: int = 1
+    seed: int | None = None
+    """Choice i of n draws from a generator seeded with `seed + i`; None: a fresh seed."""
+
+    stop: tuple[str, ...] = ()
+    """The text ends before the first of these; none of them is ever sent."""
+
+
+# ---- web process -> engine ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """Continue each prompt `n` times. Choice index = prompt index * n + i."""
+
+    request_id: str
+    user: str
+    """Who asks, as an opaque word: fairness and cache salting group by it."""
+
+    prompts: tuple[tuple[int, ...], ...]
+    """Token ids, each prompt at least one."""
+
+    params: SamplingParams
+    n: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """The mean of the last hidden state of each input over its tokens, L2-normalised."""
+
+    request_id: str
+    user: str
+    inputs: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Forget this request; nothing more is sent about it. Unknown ids are ignored."""
+
+    request_id: str
+
+
+Inbound = GenerateRequest | EmbedRequest | Abort
+
+
+# ---- engine -> web process ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """New text of one choice, whole characters only. `tokens`: how many tokens were drawn since the last delta."""
+
+    request_id: str
+    index: int
+    text: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """One choice has ended; the request has ended when all of its choices have."""
+
+    request_id: str
+    index: int
+    reason: FinishReason
+    prompt_tokens: int
+    """Of this choice's prompt; the same number for each of its n choices."""
+
+    completion_tokens: int
+    """Tokens drawn, the end token and the tokens of a stop string included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """One input's vector: float32, little-endian, `hidden_size` numbers."""
+
+    request_id: str
+    index: int
+    vector: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class RequestFailed:
+    """The request ended without an answer; the engine goes on. `message` may be shown to the client."""
+
+    request_id: str
+    message: str
+
+
+Event = TextDelta | Finish | Embedding | RequestFailed
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """What one engine step brought about, for all requests together."""
+
+    events: tuple[Event, ...]
+    step: int
+    """Forward passes since the start."""
+
+    running: int
+    waiting: int
+    batch_tokens: int
+    """Tokens in this step's forward pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """A line for whoever waits: what is being done, and the part of it that is done (0..1) where known."""
+
+    text: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """The loaded model, as the web process needs to know it."""
+
+    name: str
+    tokenizer_path: str
+    """A local directory that `AutoTokenizer.from_pretrained` reads."""
+
+    context_length: int
+    hidden_size: int
+    vocab_size: int
+    """Rows of the embedding: token ids below this are valid."""
+
+    eos_token_ids: tuple[int, ...]
+    parameters: int
+    dtype: str
+    device: str
+    kv_cache_tokens: int
+    load_s: float
+    generation_defaults: Mapping[str, float | int | bool]
+    """Of `generation_config.json`, only what it sets itself, by SamplingParams' names."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    info: ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFailed:
+    """The model cannot be served; `message` says what to do. The engine process exits after sending it."""
+
+    message: str
+
+
+Outbound = StepOutput | LoadProgress | Ready | LoadFailed
