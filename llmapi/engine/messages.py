@@ -40,7 +40,7 @@ class SamplingParams:
     """The text ends before the first of these; none of them is ever sent."""
 
 
-# ---- web process -> engine ---------------------------------------------------------------------------
+# ---- web process -> engine ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ class Abort:
 Inbound = GenerateRequest | EmbedRequest | Abort
 
 
-# ---- engine -> web process ---------------------------------------------------------------------------
+# ---- engine -> web process ----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,210 @@
+"""Every setting of the server: one typed field each, read from the environment and from `.env`.
+
+A field `base_model` is the variable `LLMAPI_BASE_MODEL`; the few with an alias carry the name that
+Django deployments expect. docs/settings.md shows this table to operators.
+"""
+
+import difflib
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import dj_database_url
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PROJECT_DIR = Path(__file__).resolve().parent.parent
+PREFIX = "LLMAPI_"
+LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+
+CommaSeparated = Annotated[list[str], NoDecode]
+
+
+class ServerSettings(BaseSettings):
+    """The settings of one server. Frozen: `serve` makes a changed copy for its flags."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_file=PROJECT_DIR / ".env",
+        frozen=True,
+        extra="ignore",
+        env_ignore_empty=True,
+        populate_by_name=True,
+        protected_namespaces=(),
+    )
+
+    # ---- the model: the seed's flags ------------------------------------------------------------
+    base_model: str | None = Field(
+        None,
+        description="Directory in Hugging Face format, .gguf file, or hub id. "
+        "Default: the embedded SmolLM2-135M-Instruct.",
+    )
+    lora_model: str | None = Field(None, description="LoRA adapter. Not built yet: refused.")
+    tokenizer_path: str | None = Field(
+        None, description="Directory of another tokenizer. Default: the model's own."
+    )
+    gpus: str | None = Field(None, description="GPU to use, by number. Default: a GPU if any.")
+    only_cpu: bool = Field(False, description="Use the CPU even if there is a GPU.")
+    load_in_8bit: bool = Field(False, description="8-bit weights. Not built yet: refused.")
+    load_in_4bit: bool = Field(False, description="4-bit weights. Not built yet: refused.")
+
+    # ---- the engine -----------------------------------------------------------------------------
+    engine: Literal["local", "echo"] = Field(
+        "local", description="`echo` answers with the prompt: for trying clients and the web tier."
+    )
+    model_name: str | None = Field(
+        None, min_length=1, max_length=200, description="Model id shown to clients."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Precision of the weights: `auto` is float32 on a CPU."
+    )
+    threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the engine.")
+    max_batch: int = Field(32, ge=1, le=4096, description="Sequences that decode together.")
+    step_tokens: int = Field(512, ge=16, le=65536, description="Tokens of one forward pass.")
+    kv_cache_tokens: int | None = Field(
+        None, ge=64, description="Size of the key/value cache. Default: from free memory."
+    )
+    context_length: int | None = Field(
+        None, ge=16, description="Longest prompt plus answer. Default: the model's own."
+    )
+    max_pending: int = Field(
+        256, ge=1, description="Requests accepted and not finished; past it, 503 with Retry-After."
+    )
+
+    # ---- defaults for what requests leave out ---------------------------------------------------
+    default_max_tokens: int = Field(
+        512, ge=0, description="Answer length; 0: until the context is full."
+    )
+    default_temperature: float | None = Field(
+        None, ge=0, le=2, description="Default: generation_config.json's, else 0.2."
+    )
+    default_top_p: float | None = Field(
+        None, gt=0, le=1, description="Default: generation_config.json's, else 0.9."
+    )
+    default_top_k: int | None = Field(
+        None, ge=0, description="Default: generation_config.json's, else 40."
+    )
+    default_repetition_penalty: float | None = Field(
+        None, gt=0, le=10, description="Default: generation_config.json's, else 1.1."
+    )
+    completion_template: Literal["auto", "none"] = Field(
+        "auto",
+        description="`auto` wraps a completion's prompt in the model's instruction template, as "
+        "the seed does; `none` continues it raw, as OpenAI's endpoint does.",
+    )
+
+    # ---- the door -------------------------------------------------------------------------------
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(19327, ge=0, le=65535, description="Port; 0 takes a free one.")
+    allow_anonymous: bool = Field(
+        False, description="Let requests without a key in, as the user `anonymous`."
+    )
+    max_body_bytes: int = Field(
+        8 * 1024 * 1024, ge=1024, description="Longest request body; past it, 413."
+    )
+    shutdown_timeout_s: float = Field(
+        30.0, ge=0, le=3600, description="How long running streams may go on after SIGTERM."
+    )
+    https: bool = Field(
+        False, description="Served behind HTTPS: secure cookies, HSTS, redirect to https."
+    )
+
+    # ---- the ground -----------------------------------------------------------------------------
+    var_dir: Path = Field(
+        PROJECT_DIR / "var", description="Database, secret key, converted models, locks."
+    )
+    database_url: str | None = Field(
+        None,
+        validation_alias="DATABASE_URL",
+        description="`postgres://USER:PASSWORD@HOST:PORT/NAME`. "
+        "Default: SQLite in the var directory.",
+    )
+    secret_key: str | None = Field(
+        None,
+        min_length=32,
+        validation_alias="SECRET_KEY",
+        description="Default: made once, in the var directory, mode 0600.",
+    )
+    allowed_hosts: CommaSeparated = Field(
+        LOCAL_HOSTS,
+        validation_alias="ALLOWED_HOSTS",
+        description="Host names that clients may use, separated by commas.",
+    )
+    debug: bool = Field(
+        False, validation_alias="DEBUG", description="Django's debug pages. Never in production."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="What is written to stderr."
+    )
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def split_commas(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def is_database_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                dj_database_url.parse(value)
+            except Exception as error:
+                raise ValueError(
+                    "is not a database URL such as postgres://user:password@host:5432/name"
+                ) from error
+        return value
+
+    @field_validator("engine", "dtype", "log_level", mode="before")
+    @classmethod
+    def strip_space(cls, value: object) -> object:
+        return value.strip() if isinstance(value, str) else value
+
+
+def variable_name(field: str) -> str:
+    """The environment variable of a field: `base_model` -> `LLMAPI_BASE_MODEL`."""
+    alias = ServerSettings.model_fields[field].validation_alias
+    return alias if isinstance(alias, str) else PREFIX + field.upper()
+
+
+def load() -> ServerSettings:
+    """Read the environment; a bad value ends the process with a sentence that names the
+    variable."""
+    known = {variable_name(field) for field in ServerSettings.model_fields}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name not in known:
+            nearest = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {nearest[0]}?" if nearest else ""
+            sys.exit(f"llmapi: {name} is not a setting of this server.{hint}")
+    try:
+        return ServerSettings()
+    except ValidationError as error:
+        sys.exit(explain(error))
+
+
+def explain(error: ValidationError) -> str:
+    """One sentence for each bad value, naming its variable. Values of secrets are not repeated."""
+    sentences = []
+    for problem in error.errors():
+        field = str(problem["loc"][0])
+        name = variable_name(field) if field in ServerSettings.model_fields else field
+        message = problem["msg"].removeprefix("Value error, ")
+        shown = "" if name in ("SECRET_KEY", "DATABASE_URL") else f" (it is {problem['input']!r})"
+        sentences.append(f"llmapi: {name}: {message[:1].lower()}{message[1:]}{shown}")
+    return "\n".join(sentences)
+
+
+def read_or_make_secret_key(var_dir: Path) -> str:
+    """The key that signs sessions: made on the first start, readable by its owner alone."""
+    path = var_dir / "secret_key"
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text().strip()
+    key = secrets.token_urlsafe(50)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(key + "\n")
+    return key

@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class LlmapiConfig(AppConfig):
+    name = "llmapi"
+    verbose_name = "API"

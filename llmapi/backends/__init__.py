@@ -1,0 +1,1 @@
+"""Where answers come from: the local engine, or an echo for trying things out."""

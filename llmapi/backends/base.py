@@ -1,0 +1,155 @@
+"""What a backend is, and what it is asked.
+
+A request is a frozen dataclass, checked already; `Backend.prepare` turns it into a `Prepared`
+(tokens, defaults filled in, context checked) before it is accepted, and `stream` or `embed` answer
+that.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from llmapi.engine.messages import EmbedRequest, Finish, GenerateRequest, TextDelta
+
+Content = str | list[Any]
+"""Text, or a list of OpenAI's text parts (`{type, text}`)."""
+
+Prompt = str | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """The sampling parameters that a client sent; None: left out."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    do_sample: bool | None = None
+    num_beams: int | None = None
+    n: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChatMessage:
+    role: str
+    content: Content
+    name: str = ""
+
+    @property
+    def text(self) -> str:
+        """The content as one string: text parts joined."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part["text"] for part in self.content)
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    messages: tuple[ChatMessage, ...]
+    options: GenerationOptions
+    model: str | None = None
+    seed_dialect: bool = False
+    """The messages used the seed's key, so the answer takes the seed's shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    prompts: tuple[Prompt, ...]
+    options: GenerationOptions
+    model: str | None = None
+    template: str | None = None
+    """`auto`, `none`, or None for the server's setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    inputs: tuple[Prompt, ...]
+    model: str | None = None
+    dimensions: int | None = None
+
+
+Request = ChatRequest | CompletionRequest | EmbeddingRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that this backend can answer, and what is known of it before it does."""
+
+    model: str
+    work: GenerateRequest | EmbedRequest
+    prompt_tokens: int
+    """Of all prompts together."""
+
+    parameters: dict[str, Any]
+    """The parameters in force, defaults filled in: kept with the row."""
+
+    @property
+    def choices(self) -> int:
+        """How many texts come back."""
+        if isinstance(self.work, EmbedRequest):
+            return 0
+        return len(self.work.prompts) * self.work.n
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """A served model, as /v1/models shows it."""
+
+    id: str
+    created: int
+    """Unix time in seconds."""
+
+    context_length: int
+    hidden_size: int
+    details: dict[str, Any]
+
+
+class Backend(ABC):
+    """One source of answers.
+
+    `start`, `wait_ready` and `stop` belong to whoever runs the server; `prepare` runs on threads of
+    the CPU executor; `stream` and `embed` on the event loop.
+    """
+
+    @property
+    @abstractmethod
+    def card(self) -> ModelCard | None:
+        """The served model; None while it is not known yet."""
+
+    @property
+    @abstractmethod
+    def unavailable(self) -> str | None:
+        """Why nothing can be answered at present, as a sentence; None: ready."""
+
+    @abstractmethod
+    def start(self, report: Callable[[str], None]) -> None:
+        """Begin to load, and return. `report` gets a line for whoever waits, now and then."""
+
+    @abstractmethod
+    def wait_ready(self, timeout_s: float | None = None) -> None:
+        """Block until ready. Raises BackendFailed (the model cannot be served), TimeoutError."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End everything that `start` began."""
+
+    @abstractmethod
+    def prepare(self, request: Request, request_id: str, user: str) -> Prepared:
+        """Template, tokens, defaults. Raises ApiError (context too long, template refused)."""
+
+    @abstractmethod
+    def stream(self, prepared: Prepared) -> AsyncGenerator[TextDelta | Finish]:
+        """The answer as it comes. Closing the iterator aborts what is left of it."""
+
+    @abstractmethod
+    async def embed(self, prepared: Prepared) -> list[bytes]:
+        """One vector for each input: float32, little-endian, L2-normalised."""
+
+
+class BackendFailed(Exception):
+    """The model cannot be served; the message says what to do."""

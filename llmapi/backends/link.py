@@ -1,0 +1,199 @@
+"""The web process's end of the pipe: starts the engine process, hears it, and starts it again."""
+
+import atexit
+import logging
+import multiprocessing
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import Protocol
+
+from llmapi.engine.config import EngineConfig
+from llmapi.engine.messages import Inbound, LoadFailed, Outbound, Ready
+
+logger = logging.getLogger(__name__)
+
+RESTART_DELAY_S = 0.2
+LONGEST_RESTART_DELAY_S = 30.0
+LONG_LIFE_S = 60.0
+
+
+class EngineHandle(Protocol):
+    """What runs the worker: a process, or a thread in tests."""
+
+    def join(self, timeout: float | None = None) -> None: ...
+
+    def is_alive(self) -> bool: ...
+
+
+Launch = Callable[[Connection, EngineConfig], EngineHandle]
+
+
+def launch_process(theirs: Connection, config: EngineConfig) -> EngineHandle:
+    """The engine as a child process: its own GIL, and its crash is not ours."""
+    from llmapi.engine.worker import worker_process
+
+    process = multiprocessing.get_context("spawn").Process(
+        target=worker_process, args=(theirs, config), name="llmapi-engine"
+    )
+    process.start()
+    theirs.close()
+    return process
+
+
+def launch_thread(theirs: Connection, config: EngineConfig) -> EngineHandle:
+    """The same worker in a thread of this process, for tests."""
+    from llmapi.engine.worker import run_worker
+
+    thread = threading.Thread(
+        target=run_worker,
+        args=(theirs, config),
+        kwargs={"exit_when_closed": False},
+        name="engine",
+        daemon=True,
+    )
+    thread.start()
+    return thread
+
+
+class EngineLink:
+    """One engine at a time, for as long as the server lives.
+
+    `on_message` and `on_lost` are called on the link's own thread; `on_lost` gets a sentence and
+    whether another engine will be started.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        launch: Launch,
+        on_message: Callable[[Outbound], None],
+        on_lost: Callable[[str, bool], None],
+    ) -> None:
+        self.config = config
+        self.launch = launch
+        self.on_message = on_message
+        self.on_lost = on_lost
+        self.handle: EngineHandle | None = None
+        self._outbox: SimpleQueue[Inbound | None] | None = None
+        self._connection: Connection | None = None
+        self._stopping = threading.Event()
+        self._supervisor = threading.Thread(target=self._supervise, name="engine-link", daemon=True)
+
+    def start(self) -> None:
+        # Registered after multiprocessing's own exit hook, so it runs before that one waits for
+        # the child, which ends only when the pipe does.
+        atexit.register(self.stop)
+        self._supervisor.start()
+
+    def send(self, message: Inbound) -> bool:
+        """Hand over to the writer thread; False if there is no engine to send to."""
+        outbox = self._outbox
+        if outbox is None:
+            return False
+        outbox.put(message)
+        return True
+
+    def stop(self) -> None:
+        """Close the pipe, which ends the engine, and wait for it."""
+        self._stopping.set()
+        self._hang_up()
+        if self._supervisor.is_alive():
+            self._supervisor.join(timeout=15)
+        atexit.unregister(self.stop)
+
+    # ---- the link's thread ----------------------------------------------------------------------
+
+    def _supervise(self) -> None:
+        delay_s = RESTART_DELAY_S
+        has_served = False
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            ending = self._one_life()
+            has_served = has_served or ending.was_ready
+            # A model that never loaded will not load the second time; one that did may be back
+            # when memory is.
+            again = not self._stopping.is_set() and (has_served or not ending.load_failed)
+            self.on_lost(ending.sentence, again)
+            if not again:
+                return
+            if time.monotonic() - began > LONG_LIFE_S:
+                delay_s = RESTART_DELAY_S
+            logger.warning("%s Starting it again in %.1f s.", ending.sentence, delay_s)
+            self._stopping.wait(delay_s)
+            delay_s = min(delay_s * 2, LONGEST_RESTART_DELAY_S)
+
+    def _one_life(self) -> "Ending":
+        """Start an engine and hear it to its end."""
+        ending = Ending()
+        ours, theirs = multiprocessing.get_context("spawn").Pipe()
+        self._connection = ours
+        outbox: SimpleQueue[Inbound | None] = SimpleQueue()
+        self.handle = self.launch(theirs, self.config)
+        # Its own thread: sending a long prompt to a busy engine blocks for seconds.
+        writer = threading.Thread(
+            target=write_all, args=(ours, outbox), name="engine-writer", daemon=True
+        )
+        writer.start()
+        self._outbox = outbox
+        if self._stopping.is_set():
+            self._hang_up()
+        try:
+            while True:
+                message: Outbound = ours.recv()
+                if isinstance(message, Ready):
+                    ending.was_ready = True
+                elif isinstance(message, LoadFailed):
+                    ending.load_failed = True
+                    ending.sentence = message.message
+                self.on_message(message)
+        except (EOFError, OSError):
+            pass
+        finally:
+            self._outbox = None
+            outbox.put(None)
+            self._end(self.handle)
+            writer.join(timeout=5)
+            ours.close()
+            self._connection = None
+        return ending
+
+    def _end(self, handle: EngineHandle) -> None:
+        self._hang_up()
+        handle.join(timeout=10)
+        if handle.is_alive() and isinstance(handle, multiprocessing.process.BaseProcess):
+            handle.kill()
+            handle.join()
+
+    def _hang_up(self) -> None:
+        """End both directions of the pipe; unlike close(), this wakes a reader that is blocked."""
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            with socket.socket(fileno=os.dup(connection.fileno())) as pipe:
+                pipe.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # the other side was first
+
+
+class Ending:
+    """How one engine's life went."""
+
+    def __init__(self) -> None:
+        self.was_ready = False
+        self.load_failed = False
+        self.sentence = "The engine process ended unexpectedly."
+
+
+def write_all(connection: Connection, outbox: "SimpleQueue[Inbound | None]") -> None:
+    """Send what is put into the outbox until None comes or the other side is gone."""
+    while (message := outbox.get()) is not None:
+        try:
+            connection.send(message)
+        except OSError:
+            return

@@ -1,0 +1,306 @@
+"""The engine of this machine as a backend: prompts in, text deltas out."""
+
+import asyncio
+import threading
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from llmapi.backends.base import (
+    Backend,
+    BackendFailed,
+    ChatRequest,
+    CompletionRequest,
+    EmbeddingRequest,
+    ModelCard,
+    Prepared,
+    Request,
+)
+from llmapi.backends.link import EngineLink, Launch, launch_process
+from llmapi.backends.prompt import PromptEncoder
+from llmapi.backends.sampling import SamplingDefaults
+from llmapi.engine.config import EngineConfig
+from llmapi.engine.messages import (
+    Abort,
+    Embedding,
+    EmbedRequest,
+    Event,
+    Finish,
+    GenerateRequest,
+    LoadFailed,
+    LoadProgress,
+    ModelInfo,
+    Outbound,
+    Ready,
+    RequestFailed,
+    SamplingParams,
+    StepOutput,
+    TextDelta,
+)
+from llmapi.errors import ApiError, EngineLost, GenerationFailed, InvalidRequest, ServerUnavailable
+
+MAX_EMBEDDING_TOKENS = 300_000
+
+
+@dataclass(frozen=True, slots=True)
+class Mailbox:
+    """Where one running request's events go: a queue, and the loop that reads it."""
+
+    loop: asyncio.AbstractEventLoop
+    queue: "asyncio.Queue[Event | ApiError]"
+
+
+class LocalBackend(Backend):
+    """Owns the link to the engine, the tokenizer, and the mailboxes of the running requests.
+
+    The link's thread writes `_info`, `_encoder` and `_lost`, and posts to mailboxes; the event loop
+    opens and closes mailboxes. Nothing else is shared.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        *,
+        max_tokens: int = 512,
+        operator_defaults: Mapping[str, float | int | None] | None = None,
+        completion_template: str = "auto",
+        launch: Launch = launch_process,
+    ) -> None:
+        self.defaults = SamplingDefaults(max_tokens, operator_defaults or {})
+        self.completion_template = completion_template
+        self.last_step: StepOutput | None = None
+        self.link = EngineLink(config, launch, self._hear, self._engine_lost)
+        self._report: Callable[[str], None] = lambda line: None
+        self._info: ModelInfo | None = None
+        self._encoder: PromptEncoder | None = None
+        self._card: ModelCard | None = None
+        self._lost: str | None = None
+        self._failed: str | None = None
+        self._settled = threading.Event()
+        self._mailboxes: dict[str, Mailbox] = {}
+
+    # ---- life -----------------------------------------------------------------------------------
+
+    @property
+    def card(self) -> ModelCard | None:
+        return self._card
+
+    @property
+    def unavailable(self) -> str | None:
+        if self._failed:
+            return self._failed
+        if self._lost:
+            return "The engine is being started again; try again in a moment."
+        if self._encoder is None:
+            return "The model is being loaded; try again in a moment."
+        return None
+
+    def start(self, report: Callable[[str], None]) -> None:
+        self._report = report
+        self.link.start()
+
+    def wait_ready(self, timeout_s: float | None = None) -> None:
+        if not self._settled.wait(timeout_s):
+            raise TimeoutError("the model is still being loaded")
+        if self._failed:
+            raise BackendFailed(self._failed)
+
+    def stop(self) -> None:
+        self.link.stop()
+
+    # ---- requests -------------------------------------------------------------------------------
+
+    def prepare(self, request: Request, request_id: str, user: str) -> Prepared:
+        encoder, info = self._encoder, self._info
+        if self.unavailable or encoder is None or info is None:
+            raise ServerUnavailable(self.unavailable or "The model is not ready.")
+        if isinstance(request, EmbeddingRequest):
+            return self._prepare_embedding(request, request_id, user, encoder, info)
+
+        stops: tuple[str, ...] = ()
+        if isinstance(request, ChatRequest):
+            prompts: tuple[tuple[int, ...], ...] = (
+                encoder.encode_chat(request.messages, "messages"),
+            )
+            stops = encoder.template_stops
+        else:
+            wrap = (request.template or self.completion_template) == "auto"
+            if wrap and any(isinstance(prompt, str) for prompt in request.prompts):
+                stops = encoder.template_stops
+            prompts = tuple(
+                encoder.encode_instruction(prompt, "prompt")
+                if wrap and isinstance(prompt, str)
+                else encoder.encode_raw(prompt, "prompt")
+                for prompt in request.prompts
+            )
+        defaults = replace(self.defaults, model=info.generation_defaults)
+        room = info.context_length - max(map(len, prompts))
+        params = defaults.resolve(request.options, room, stops)
+        n = request.options.n or 1
+        return Prepared(
+            model=info.name,
+            work=GenerateRequest(request_id, user, prompts, params, n),
+            prompt_tokens=sum(map(len, prompts)),
+            parameters=parameters_in_force(request, params, n),
+        )
+
+    def _prepare_embedding(
+        self,
+        request: EmbeddingRequest,
+        request_id: str,
+        user: str,
+        encoder: PromptEncoder,
+        info: ModelInfo,
+    ) -> Prepared:
+        if request.dimensions is not None and request.dimensions > info.hidden_size:
+            raise InvalidRequest(
+                f"This model's vectors have {info.hidden_size} dimensions, so ask for "
+                "that many at most.",
+                param="dimensions",
+            )
+        inputs = tuple(encoder.encode_raw(text, "input") for text in request.inputs)
+        tokens = sum(map(len, inputs))
+        if tokens > MAX_EMBEDDING_TOKENS:
+            raise InvalidRequest(
+                f"One request may embed {MAX_EMBEDDING_TOKENS} tokens; this one has {tokens}.",
+                param="input",
+            )
+        parameters = {"dimensions": request.dimensions} if request.dimensions else {}
+        return Prepared(info.name, EmbedRequest(request_id, user, inputs), tokens, parameters)
+
+    async def stream(self, prepared: Prepared) -> AsyncGenerator[TextDelta | Finish]:
+        assert isinstance(prepared.work, GenerateRequest)
+        async with _Exchange(self, prepared.work) as exchange:
+            open_choices = prepared.choices
+            while open_choices:
+                event = await exchange.next()
+                assert isinstance(event, TextDelta | Finish)
+                open_choices -= isinstance(event, Finish)
+                yield event
+
+    async def embed(self, prepared: Prepared) -> list[bytes]:
+        assert isinstance(prepared.work, EmbedRequest)
+        vectors: dict[int, bytes] = {}
+        async with _Exchange(self, prepared.work) as exchange:
+            while len(vectors) < len(prepared.work.inputs):
+                event = await exchange.next()
+                assert isinstance(event, Embedding)
+                vectors[event.index] = event.vector
+        return [vectors[index] for index in range(len(vectors))]
+
+    # ---- the link's thread ----------------------------------------------------------------------
+
+    def _hear(self, message: Outbound) -> None:
+        match message:
+            case StepOutput():
+                self.last_step = message
+                self._post(message.events)
+            case LoadProgress():
+                done = "" if message.fraction is None else f" ({message.fraction:.0%})"
+                self._report(message.text + done)
+            case Ready():
+                self._become_ready(message.info)
+            case LoadFailed():
+                self._report(message.message)
+
+    def _become_ready(self, info: ModelInfo) -> None:
+        self._report("Reading the tokenizer")
+        self._info = info
+        self._encoder = PromptEncoder.load(
+            info.tokenizer_path, info.context_length, info.vocab_size
+        )
+        self._card = ModelCard(
+            id=info.name,
+            created=int(time.time()),
+            context_length=info.context_length,
+            hidden_size=info.hidden_size,
+            details={
+                "context_length": info.context_length,
+                "parameters": info.parameters,
+                "dtype": info.dtype,
+                "device": info.device,
+            },
+        )
+        self._lost = None
+        self._settled.set()
+
+    def _engine_lost(self, sentence: str, again: bool) -> None:
+        if again:
+            self._lost = sentence
+        else:
+            self._failed = sentence
+            self._settled.set()
+        error = EngineLost("The engine stopped while it worked on this request. Please try again.")
+        for mailbox in list(self._mailboxes.values()):
+            mailbox.loop.call_soon_threadsafe(mailbox.queue.put_nowait, error)
+
+    def _post(self, events: tuple[Event, ...]) -> None:
+        """One wake-up of the event loop for all events of a step."""
+        by_loop: dict[Any, list[tuple[Mailbox, Event]]] = defaultdict(list)
+        for event in events:
+            mailbox = self._mailboxes.get(event.request_id)
+            if mailbox is not None:  # else its client has left
+                by_loop[mailbox.loop].append((mailbox, event))
+        for loop, posts in by_loop.items():
+            loop.call_soon_threadsafe(put_all, posts)
+
+
+def put_all(posts: list[tuple[Mailbox, Event]]) -> None:
+    for mailbox, event in posts:
+        mailbox.queue.put_nowait(event)
+
+
+class _Exchange:
+    """One request's talk with the engine: opened with the work, closed with an abort if
+    unfinished."""
+
+    def __init__(self, backend: LocalBackend, work: GenerateRequest | EmbedRequest) -> None:
+        self.backend = backend
+        self.work = work
+        self.mailbox = Mailbox(asyncio.get_running_loop(), asyncio.Queue())
+
+    async def __aenter__(self) -> "_Exchange":
+        self.backend._mailboxes[self.work.request_id] = self.mailbox
+        if not self.backend.link.send(self.work):
+            del self.backend._mailboxes[self.work.request_id]
+            raise ServerUnavailable(self.backend.unavailable or "The engine is not running.")
+        return self
+
+    async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        del self.backend._mailboxes[self.work.request_id]
+        if exc_type is not None:
+            self.backend.link.send(Abort(self.work.request_id))
+
+    async def next(self) -> Event:
+        event = await self.mailbox.queue.get()
+        match event:
+            case ApiError():
+                raise event
+            case RequestFailed():
+                raise GenerationFailed(event.message)
+        return event
+
+
+def parameters_in_force(
+    request: ChatRequest | CompletionRequest, params: SamplingParams, n: int
+) -> dict[str, Any]:
+    """What is kept with the row: the sampling parameters as they were applied."""
+    kept: dict[str, Any] = {
+        "max_tokens": params.max_tokens,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "top_k": params.top_k,
+        "repetition_penalty": params.repetition_penalty,
+        "do_sample": params.do_sample,
+        "num_beams": params.num_beams,
+        "n": n,
+    }
+    if params.seed is not None:
+        kept["seed"] = params.seed
+    if params.stop:
+        kept["stop"] = list(params.stop)
+    if isinstance(request, CompletionRequest) and request.template:
+        kept["template"] = request.template
+    return kept

@@ -1,0 +1,57 @@
+"""From what a client sent to the sampling parameters in force."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmapi.backends.base import GenerationOptions
+from llmapi.engine.messages import SamplingParams
+
+SEED_DEFAULTS = {"temperature": 0.2, "top_p": 0.9, "top_k": 40, "repetition_penalty": 1.1}
+"""Those of the seed's second generation; the model's own and the operator's win over them."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingDefaults:
+    """What fills the gaps. Order: the operator's setting, `generation_config.json`, the seed's."""
+
+    max_tokens: int = 512
+    """0: until the context is full."""
+
+    operator: Mapping[str, float | int | None] = field(default_factory=dict)
+    model: Mapping[str, float | int | bool] = field(default_factory=dict)
+
+    def value(self, name: str) -> float:
+        for source in (self.operator, self.model, SEED_DEFAULTS):
+            value = source.get(name)
+            if value is not None:
+                return value
+        raise KeyError(name)
+
+    def resolve(
+        self, options: GenerationOptions, room: int, template_stops: tuple[str, ...] = ()
+    ) -> SamplingParams:
+        """The parameters in force for a prompt that leaves `room` tokens of the context (at least
+        1).
+
+        `temperature` 0 means greedy, as in OpenAI's API; so does `top_p` 0.
+        """
+
+        def chosen(name: str) -> Any:
+            given = getattr(options, name)
+            return given if given is not None else self.value(name)
+
+        temperature, top_p = float(chosen("temperature")), float(chosen("top_p"))
+        wanted = options.max_tokens or self.max_tokens or room
+        return SamplingParams(
+            max_tokens=min(wanted, room),
+            temperature=temperature,
+            top_p=top_p,
+            top_k=int(chosen("top_k")),
+            repetition_penalty=float(chosen("repetition_penalty")),
+            # left out, it is the seed's default: true
+            do_sample=options.do_sample is not False and temperature > 0 and top_p > 0,
+            num_beams=options.num_beams or 1,
+            seed=options.seed,
+            stop=tuple(dict.fromkeys((*(options.stop or ()), *template_stops))),
+        )

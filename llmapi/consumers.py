@@ -1,0 +1,286 @@
+"""The door: POST /v1/chat/completions, /v1/completions and /v1/embeddings, streamed or not.
+
+One consumer instance serves one request. Channels' own `AsyncHttpConsumer` awaits `handle` before
+it reads the next message, and so would not hear a client leave; here the work is a task of its own.
+"""
+
+import asyncio
+import logging
+import time
+from io import BytesIO
+from typing import Any, ClassVar
+
+from channels.exceptions import StopConsumer
+from channels.generic.http import AsyncHttpConsumer
+from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
+from django.db import Error as DatabaseError
+
+from llmapi import payloads, sse
+from llmapi.completions import (
+    Asker,
+    Outcome,
+    admit,
+    run_completion,
+    run_embedding,
+)
+from llmapi.engine.messages import Finish, TextDelta
+from llmapi.errors import (
+    ApiError,
+    BodyTooLarge,
+    ServerUnavailable,
+    as_api_error,
+    envelope,
+)
+from llmapi.executors import cpu, database
+from llmapi.middleware import new_request_id
+from llmapi.parsers import parse_json
+from llmapi.running import running
+from llmapi.serializers import (
+    ChatCompletionSerializer,
+    CompletionSerializer,
+    EmbeddingSerializer,
+    RequestSerializer,
+)
+from llmapi.views import ChatCompletionsView, CompletionsView, DoorView, EmbeddingsView
+
+logger = logging.getLogger(__name__)
+
+KEEP_ALIVE_S = 10.0
+
+
+class DoorConsumer(AsyncHttpConsumer):
+    """Body in, answer out; every error leaves in OpenAI's envelope. Subclasses say what to
+    answer."""
+
+    view: ClassVar[type[DoorView]]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.request_id = new_request_id()
+        self.began = time.monotonic()
+        self.body_bytes = 0
+        self.task: asyncio.Task[None] | None = None
+        self.headers_sent = False
+
+    # ---- the life of a request ------------------------------------------------------------------
+
+    async def http_request(self, message: dict[str, Any]) -> None:
+        """Collect the body; start the work when it is complete."""
+        if self.task is not None:
+            return  # already answered that the body is too large
+        piece = message.get("body", b"")
+        self.body_bytes += len(piece)
+        if self.body_bytes > settings.LLMAPI.max_body_bytes:
+            limit = settings.LLMAPI.max_body_bytes
+            error = BodyTooLarge(f"The request body may have {limit} bytes at most.")
+            self.task = running.start(self.send_error(error))
+            return
+        self.body.append(piece)
+        if not message.get("more_body"):
+            self.task = running.start(self.answer_or_error(b"".join(self.body)))
+
+    async def http_disconnect(self, message: dict[str, Any]) -> None:
+        """The client left, or the answer is complete: daphne says the same of both."""
+        if self.task is not None:
+            self.task.cancel()
+        raise StopConsumer
+
+    async def answer_or_error(self, body: bytes) -> None:
+        try:
+            running.check_room(settings.LLMAPI.max_pending)
+            asker = await database.run(self.identify)
+            serializer = await cpu.run(self.validate, body)
+            await self.answer(asker, serializer)
+        except asyncio.CancelledError:
+            if running.expired:  # it was the server that left, so the client still listens
+                await self.send_error(ServerUnavailable("The server was shut down."))
+            raise
+        except DatabaseError as error:
+            logger.error("The database failed (%s)", self.request_id, exc_info=error)
+            await self.send_error(
+                ServerUnavailable("The database does not answer.", code="database_unavailable")
+            )
+        except Exception as error:
+            await self.send_error(as_api_error(error))
+
+    def identify(self) -> Asker:
+        """Who asks: DRF's authentication, permissions and throttles of the route's view class."""
+        request = ASGIRequest(self.scope, BytesIO())
+        request.get_host()  # raises DisallowedHost
+        view = self.view()
+        view.setup(request)
+        drf_request = view.initialize_request(request)
+        view.request = drf_request
+        view.initial(drf_request)
+        user, key = drf_request.user, drf_request.auth
+        assert user.pk is not None  # the permission classes let nobody else in
+        return Asker(user.pk, key.pk if key else None, self.request_id)
+
+    def validate(self, body: bytes) -> RequestSerializer:
+        headers = dict(self.scope["headers"])
+        content_type = headers.get(b"content-type", b"").decode("latin-1")
+        serializer = self.view.serializer_class(data=parse_json(body, content_type))
+        serializer.is_valid(raise_exception=True)
+        return serializer
+
+    async def answer(self, asker: Asker, serializer: Any) -> None:
+        raise NotImplementedError
+
+    # ---- sending --------------------------------------------------------------------------------
+
+    def headers(self, content_type: bytes) -> list[tuple[bytes, bytes]]:
+        processing_ms = round((time.monotonic() - self.began) * 1000)
+        return [
+            (b"content-type", content_type),
+            (b"x-request-id", self.request_id.encode()),
+            (b"openai-processing-ms", str(processing_ms).encode()),
+            (b"x-content-type-options", b"nosniff"),
+        ]
+
+    async def send_json(self, value: Any, status: int = 200, extra: Any = ()) -> None:
+        body = sse.encode_json(value)
+        self.headers_sent = True
+        length = (b"content-length", str(len(body)).encode())
+        await self.send_response(
+            status, body, headers=[*self.headers(b"application/json"), length, *extra]
+        )
+
+    async def send_error(self, error: ApiError) -> None:
+        """The envelope: as a response, or as an event once a stream has begun."""
+        if error.status_code >= 500:
+            logger.warning("%s: %s", self.request_id, error.message)
+        if self.headers_sent:
+            await self.send_body(sse.event(envelope(error)) + sse.DONE)
+            return
+        extra = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
+        await self.send_json(envelope(error), error.status_code, extra)
+
+
+class GenerationConsumer(DoorConsumer):
+    """Chat and completion: the same life, different JSON."""
+
+    async def answer(
+        self, asker: Asker, serializer: ChatCompletionSerializer | CompletionSerializer
+    ) -> None:
+        request = serializer.to_request()
+        outcome = await admit(asker, request, serializer.kept_parameters, serializer.streamed)
+        if serializer.streamed:
+            await self.stream(outcome, serializer.include_usage)
+        else:
+            await run_completion(outcome, collect)
+            await self.send_json(self.payload(outcome, request))
+
+    async def stream(self, outcome: Outcome, include_usage: bool) -> None:
+        """Headers go with the first event, so that an early error keeps its status; or, while the
+        client waits long, with a comment that keeps proxies from hanging up."""
+        self.last_sent = time.monotonic()
+        keep_alive = asyncio.get_running_loop().create_task(self.keep_alive())
+        finishes: list[dict[str, Any]] = []
+        usage = {"usage": None} if include_usage else {}
+
+        async def on_event(event: TextDelta | Finish) -> None:
+            if isinstance(event, Finish):
+                # Held back until the row says so too.
+                finishes.append(self.finish_chunk(outcome, event) | usage)
+            else:
+                for chunk in self.delta_chunks(outcome, event):
+                    await self.send_event(sse.event(chunk | usage))
+
+        try:
+            await run_completion(outcome, on_event)
+        finally:
+            keep_alive.cancel()
+        last = [sse.event(chunk) for chunk in finishes]
+        if include_usage:
+            last.append(sse.event(payloads.usage_chunk(outcome, self.chunk_kind)))
+        await self.send_event(b"".join(last) + sse.DONE, more_body=False)
+
+    async def send_event(self, data: bytes, *, more_body: bool = True) -> None:
+        self.last_sent = time.monotonic()
+        if not self.headers_sent:
+            self.headers_sent = True
+            headers = [
+                *self.headers(b"text/event-stream; charset=utf-8"),
+                (b"cache-control", b"no-cache"),
+                (b"x-accel-buffering", b"no"),  # nginx: pass events on as they come
+            ]
+            await self.send_headers(status=200, headers=headers)
+        await self.send_body(data, more_body=more_body)
+
+    async def keep_alive(self) -> None:
+        while True:
+            await asyncio.sleep(self.last_sent + KEEP_ALIVE_S - time.monotonic())
+            if time.monotonic() - self.last_sent >= KEEP_ALIVE_S:
+                await self.send_event(sse.KEEP_ALIVE)
+
+    chunk_kind: ClassVar[str]
+
+    def payload(self, outcome: Outcome, request: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def delta_chunks(self, outcome: Outcome, event: TextDelta) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def finish_chunk(self, outcome: Outcome, event: Finish) -> dict[str, Any]:
+        raise NotImplementedError
+
+
+async def collect(event: TextDelta | Finish) -> None:
+    """For answers that go out whole: the outcome keeps the events, and nothing is sent yet."""
+
+
+class ChatCompletionConsumer(GenerationConsumer):
+    view = ChatCompletionsView
+    chunk_kind = "chat.completion.chunk"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.begun: set[int] = set()
+
+    def payload(self, outcome: Outcome, request: Any) -> dict[str, Any]:
+        return payloads.chat_completion(outcome, request)
+
+    def delta_chunks(self, outcome: Outcome, event: TextDelta) -> list[dict[str, Any]]:
+        chunks = self.opening(outcome, event.index)
+        if event.text:
+            chunks.append(payloads.chat_chunk(outcome, event.index, {"content": event.text}))
+        return chunks
+
+    def opening(self, outcome: Outcome, index: int) -> list[dict[str, Any]]:
+        """The chunk that names the role: once, before a choice's first text."""
+        if index in self.begun:
+            return []
+        self.begun.add(index)
+        delta = {"role": "assistant", "content": ""}
+        return [payloads.chat_chunk(outcome, index, delta)]
+
+    def finish_chunk(self, outcome: Outcome, event: Finish) -> dict[str, Any]:
+        delta = {} if event.index in self.begun else {"role": "assistant", "content": ""}
+        return payloads.chat_chunk(outcome, event.index, delta, event.reason)
+
+
+class CompletionConsumer(GenerationConsumer):
+    view = CompletionsView
+    chunk_kind = "text_completion"
+
+    def payload(self, outcome: Outcome, request: Any) -> dict[str, Any]:
+        return payloads.text_completion(outcome)
+
+    def delta_chunks(self, outcome: Outcome, event: TextDelta) -> list[dict[str, Any]]:
+        return [payloads.text_chunk(outcome, event.index, event.text)] if event.text else []
+
+    def finish_chunk(self, outcome: Outcome, event: Finish) -> dict[str, Any]:
+        return payloads.text_chunk(outcome, event.index, "", event.reason)
+
+
+class EmbeddingConsumer(DoorConsumer):
+    view = EmbeddingsView
+
+    async def answer(self, asker: Asker, serializer: EmbeddingSerializer) -> None:
+        request = serializer.to_request()
+        outcome = await admit(asker, request, serializer.kept_parameters, streamed=False)
+        vectors = await run_embedding(outcome)
+        if request.dimensions is not None:
+            vectors = [payloads.shortened(vector, request.dimensions) for vector in vectors]
+        await self.send_json(payloads.embedding_list(outcome, vectors, serializer.as_base64))

@@ -1,0 +1,215 @@
+"""The errors of the door, and the one function that makes OpenAI's envelope out of any
+exception."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig
+from django.http import Http404, HttpRequest, JsonResponse
+from rest_framework import exceptions as drf
+from rest_framework.response import Response
+
+from accounts.errors import ApiError
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 5
+
+
+class InvalidRequest(ApiError):
+    """The body is not what the route takes; `param` names the field."""
+
+
+class UnknownParameter(ApiError):
+    code = "unknown_parameter"
+
+
+class UnsupportedParameter(ApiError):
+    code = "unsupported_parameter"
+
+
+class InvalidJSON(ApiError):
+    code = "invalid_json"
+
+
+class BodyTooLarge(ApiError):
+    status_code = 413
+    code = "request_too_large"
+
+
+class UnsupportedMediaType(ApiError):
+    status_code = 415
+    code = "unsupported_media_type"
+
+
+class ContextLengthExceeded(ApiError):
+    code = "context_length_exceeded"
+
+
+class ModelNotFound(ApiError):
+    status_code = 404
+    code = "model_not_found"
+
+
+class UnknownRoute(ApiError):
+    status_code = 404
+    code = "unknown_route"
+
+
+class MethodNotAllowed(ApiError):
+    status_code = 405
+    code = "method_not_allowed"
+
+
+class HostNotAllowed(ApiError):
+    code = "host_not_allowed"
+
+
+class ServerUnavailable(ApiError):
+    """Not now: loading, draining, overloaded, or the database is away. Clients may try again."""
+
+    status_code = 503
+    error_type = "server_error"
+    code = "unavailable"
+
+    def __init__(self, message: str, *, code: str | None = None) -> None:
+        super().__init__(message, code=code, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+class GenerationFailed(ApiError):
+    """The engine could not answer this request. A retry would meet the same, so clients should
+    not."""
+
+    status_code = 500
+    error_type = "server_error"
+    code = "generation_failed"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})
+
+
+class EngineLost(ApiError):
+    """The engine process ended while it worked on this request; a new one is being started."""
+
+    status_code = 503
+    error_type = "server_error"
+    code = "engine_lost"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+class InternalError(ApiError):
+    """A bug of ours: the client sees this sentence, the log the traceback."""
+
+    status_code = 500
+    error_type = "server_error"
+    code = "internal_error"
+
+
+def as_api_error(exception: BaseException) -> ApiError:
+    """Any exception as an `ApiError`. What nobody foresaw is logged and becomes an
+    `InternalError`."""
+    match exception:
+        case ApiError():
+            return exception
+        case drf.NotAuthenticated() | drf.AuthenticationFailed():
+            error = ApiError(str(exception.detail), code="invalid_api_key")
+            error.status_code = 401
+            error.headers = {"WWW-Authenticate": "Bearer"}
+            return error
+        case drf.MethodNotAllowed():
+            return MethodNotAllowed(str(exception.detail))
+        case drf.ValidationError():
+            return first_problem(exception.detail)
+        case drf.APIException():
+            error = ApiError(str(exception.detail), code=str(exception.default_code))
+            error.status_code = exception.status_code
+            return error
+        case DisallowedHost():
+            return HostNotAllowed(
+                "This host name is not served here. The operator names the allowed ones in "
+                "ALLOWED_HOSTS."
+            )
+        case RequestDataTooBig():
+            return BodyTooLarge("The request body is too large.")
+        case Http404():
+            return UnknownRoute("There is nothing here. The routes are listed at /docs/.")
+        case PermissionDenied():
+            error = ApiError("You may not do this.", code="permission_denied")
+            error.status_code = 403
+            return error
+    logger.error("Unexpected error", exc_info=exception)
+    return InternalError("The server met an unexpected error. It has been logged.")
+
+
+def envelope(error: ApiError) -> dict[str, Any]:
+    """OpenAI's error body; all four keys are always there."""
+    return {
+        "error": {
+            "message": error.message,
+            "type": error.error_type,
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def first_problem(detail: Any, path: str = "") -> ApiError:
+    """The first problem of a serializer's nested errors, as an error that names the field.
+
+    `{"messages": [{}, {"content": ["must be a string"]}]}` names `messages[1].content`. A problem
+    may itself be an `ApiError` code carried by DRF's ErrorDetail (`unknown_parameter`, ...).
+    """
+    if isinstance(detail, Mapping):
+        key, inner = next(iter(detail.items()))
+        if key == "non_field_errors":
+            return first_problem(inner, path)
+        if isinstance(key, int):  # DRF's ListField names the items that failed by their index
+            return first_problem(inner, f"{path}[{key}]")
+        return first_problem(inner, f"{path}.{key}" if path else str(key))
+    if isinstance(detail, list):
+        for index, inner in enumerate(detail):
+            if isinstance(inner, Mapping):
+                if inner:
+                    return first_problem(inner, f"{path}[{index}]")
+            elif inner:
+                return first_problem(inner, path)
+    code = getattr(detail, "code", None)
+    kind: dict[str, type[ApiError]] = {
+        "unknown_parameter": UnknownParameter,
+        "unsupported_parameter": UnsupportedParameter,
+    }
+    return kind.get(str(code), InvalidRequest)(str(detail), param=path or None)
+
+
+def exception_handler(exception: Exception, context: Mapping[str, Any]) -> Response:
+    """DRF's hook: the envelope, for every plain view."""
+    error = as_api_error(exception)
+    return Response(envelope(error), status=error.status_code, headers=error.headers)
+
+
+def json_error(exception: BaseException) -> JsonResponse:
+    """The envelope as a Django response, for what fails outside DRF."""
+    error = as_api_error(exception)
+    return JsonResponse(envelope(error), status=error.status_code, headers=error.headers)
+
+
+# Django's handlers of last resort (config.urls). The API answers JSON; pages keep Django's HTML.
+
+
+def bad_request(request: HttpRequest, exception: Exception) -> JsonResponse:
+    return json_error(
+        exception
+        if isinstance(exception, DisallowedHost | RequestDataTooBig)
+        else InvalidRequest("The request could not be understood.")
+    )
+
+
+def not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
+    return json_error(UnknownRoute(f"There is no {request.path} here. See /docs/ for the routes."))
+
+
+def server_error(request: HttpRequest) -> JsonResponse:
+    return json_error(InternalError("The server met an unexpected error. It has been logged."))

@@ -1,0 +1,75 @@
+"""The two thread pools of the web process: nothing that blocks runs on the event loop.
+
+`database` keeps few threads for as long as the process lives, so that each keeps its connection.
+Channels enters no ThreadSensitiveContext, so Django's own `sync_to_async` would put the database
+work of all consumers on one thread. `cpu` runs what costs time without waiting: JSON, templates,
+tokens.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+from typing import ParamSpec, TypeVar
+
+from django.db import close_old_connections, connections
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Executor:
+    """A bounded pool of named threads, made at first use and again after `close`."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self.name = name
+        self.threads = threads
+        self._pool: ThreadPoolExecutor | None = None
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """`function(*args, **kwargs)` on one of the threads."""
+        pool = self._pool = self._pool or ThreadPoolExecutor(self.threads, self.name)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(pool, lambda: self.call(function, *args, **kwargs))
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        return function(*args, **kwargs)
+
+    def close(self) -> None:
+        """Wait for running jobs and end the threads."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            self.before_close(pool)
+            pool.shutdown(wait=True)
+
+    def before_close(self, pool: ThreadPoolExecutor) -> None:
+        pass
+
+
+class DatabaseExecutor(Executor):
+    """Each job finds its thread's connection usable, or gets a new one.
+
+    Without `close_old_connections` a thread whose PostgreSQL backend died would fail for ever.
+    """
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        close_old_connections()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            close_old_connections()
+
+    def before_close(self, pool: ThreadPoolExecutor) -> None:
+        # Each thread closes its own connection: a connection belongs to the thread that made it.
+        barrier = Barrier(len(pool._threads))
+
+        def close_connection() -> None:
+            barrier.wait(timeout=10)
+            connections.close_all()
+
+        for future in [pool.submit(close_connection) for _ in pool._threads]:
+            future.result()
+
+
+database = DatabaseExecutor("database", threads=8)
+cpu = Executor("cpu", threads=2)

@@ -1,0 +1,253 @@
+"""Strict serializer fields: a value is what it says it is, or the field says what was expected.
+
+DRF's own fields coerce: they strip prompts, read "3" and 3.0 as integers, true as 1.0 and "on" as
+true. Null means left out, as in OpenAI's API.
+"""
+
+from typing import Any
+
+from rest_framework import serializers
+
+JSON_TYPE_NAMES = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "a string",
+    list: "an array",
+    dict: "an object",
+    type(None): "null",
+}
+
+
+def type_name(value: Any) -> str:
+    """What JSON calls this value: `an array`."""
+    return JSON_TYPE_NAMES.get(type(value), type(value).__name__)
+
+
+class StrictField(serializers.Field):
+    """A field of one JSON type. Optional and nullable unless `required=True`."""
+
+    expects = "a value"
+
+    def __init__(self, **kwargs: Any) -> None:
+        kwargs.setdefault("required", False)
+        kwargs.setdefault("allow_null", not kwargs["required"])
+        super().__init__(**kwargs)
+
+    default_error_messages = {
+        "type": "Expected {expects}, but got {got}.",
+        "null": "This field may not be null.",
+        "required": "This field is required.",
+    }
+
+    def wrong_type(self, value: Any) -> None:
+        self.fail("type", expects=self.expects, got=type_name(value))
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
+class StrictBoolean(StrictField):
+    expects = "a boolean"
+
+    def to_internal_value(self, data: Any) -> bool:
+        if type(data) is not bool:
+            self.wrong_type(data)
+        return data
+
+
+class StrictNumber(StrictField):
+    """A finite number within bounds. `above` excludes its end, `minimum` and `maximum` include
+    theirs."""
+
+    expects = "a number"
+    types: tuple[type, ...] = (int, float)
+
+    default_error_messages = {
+        "minimum": "Must be at least {limit}.",
+        "maximum": "Must be at most {limit}.",
+        "above": "Must be greater than {limit}.",
+    }
+
+    def __init__(
+        self,
+        *,
+        minimum: float | None = None,
+        maximum: float | None = None,
+        above: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.minimum, self.maximum, self.above = minimum, maximum, above
+        # Where drf-spectacular looks for bounds.
+        self.min_value, self.max_value = minimum if minimum is not None else above, maximum
+
+    def to_internal_value(self, data: Any) -> Any:
+        if type(data) not in self.types:
+            self.wrong_type(data)
+        if self.minimum is not None and data < self.minimum:
+            self.fail("minimum", limit=self.minimum)
+        if self.above is not None and data <= self.above:
+            self.fail("above", limit=self.above)
+        if self.maximum is not None and data > self.maximum:
+            self.fail("maximum", limit=self.maximum)
+        return data
+
+
+class StrictFloat(StrictNumber):
+    def to_internal_value(self, data: Any) -> float:
+        return float(super().to_internal_value(data))
+
+
+class StrictInteger(StrictNumber):
+    expects = "an integer"
+    types = (int,)
+
+
+class StrictString(StrictField):
+    """Text as sent, white space included; NUL is refused, for PostgreSQL cannot keep it."""
+
+    expects = "a string"
+
+    default_error_messages = {
+        "nul": "May not contain NUL (U+0000).",
+        "empty": "May not be empty.",
+        "max_length": "May be {limit} characters long at most (it has {length}).",
+        "choice": "Must be one of: {choices}.",
+    }
+
+    def __init__(
+        self,
+        *,
+        allow_empty: bool = True,
+        max_length: int | None = None,
+        choices: tuple[str, ...] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.allow_empty, self.max_length, self.choices = allow_empty, max_length, choices
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.wrong_type(data)
+        if not data and not self.allow_empty:
+            self.fail("empty")
+        if "\0" in data:
+            self.fail("nul")
+        if self.max_length is not None and len(data) > self.max_length:
+            self.fail("max_length", limit=self.max_length, length=len(data))
+        if self.choices is not None and data not in self.choices:
+            self.fail("choice", choices=", ".join(f"'{choice}'" for choice in self.choices))
+        return data
+
+
+class StopField(StrictField):
+    """A string or up to four strings, none of them empty. Internal value: a tuple."""
+
+    expects = "a string or an array of strings"
+    max_stops = 4
+    item = StrictString(required=True, allow_empty=False, max_length=1000)
+
+    default_error_messages = {"count": "May hold {limit} strings at most (it has {count})."}
+
+    def to_internal_value(self, data: Any) -> tuple[str, ...]:
+        stops = [data] if isinstance(data, str) else data
+        if not isinstance(stops, list):
+            self.wrong_type(data)
+        if len(stops) > self.max_stops:
+            self.fail("count", limit=self.max_stops, count=len(stops))
+        return tuple(run_indexed(self.item.run_validation, stops))
+
+
+class PromptsField(StrictField):
+    """OpenAI's prompt or input: a string, strings, token ids, or arrays of token ids.
+
+    Internal value: a tuple of items, each a string or a tuple of token ids. Whether the ids are in
+    the vocabulary is the model's business.
+    """
+
+    expects = "a string, an array of strings, an array of token ids, or an array of such arrays"
+    text = StrictString(required=True, allow_empty=False)
+
+    default_error_messages = {
+        "empty": "May not be empty.",
+        "count": "May hold {limit} items at most (it has {count}).",
+        "token": "A token id must be an integer of at least 0.",
+        "mixed": "Expected strings, token ids, or arrays of token ids, not a mixture.",
+    }
+
+    def __init__(self, *, max_items: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.max_items = max_items
+
+    def to_internal_value(self, data: Any) -> tuple[str | tuple[int, ...], ...]:
+        if isinstance(data, str):
+            return (self.text.run_validation(data),)
+        if not isinstance(data, list):
+            self.wrong_type(data)
+        if not data:
+            self.fail("empty")
+        kinds = {type(item) for item in data}
+        if kinds == {int}:
+            return (self.tokens(data),)
+        if len(data) > self.max_items:
+            self.fail("count", limit=self.max_items, count=len(data))
+        if kinds == {str}:
+            return tuple(run_indexed(self.text.run_validation, data))
+        if kinds == {list}:
+            return tuple(run_indexed(self.tokens, data))
+        self.fail("mixed")
+        raise AssertionError  # fail() raises
+
+    def tokens(self, ids: list[Any]) -> tuple[int, ...]:
+        if not ids:
+            self.fail("empty")
+        if any(type(token) is not int or not 0 <= token < 2**31 for token in ids):
+            self.fail("token")
+        return tuple(ids)
+
+
+class ContentField(StrictField):
+    """A message's content: text, or an array of text parts. Other kinds of parts are refused by
+    name."""
+
+    expects = "a string or an array of content parts"
+    text = StrictString(required=True)
+
+    default_error_messages = {
+        "empty": "May not be an empty array.",
+        "part": "Expected an object with the keys 'type' and 'text'.",
+        "part_type": "Parts of type '{type}' are not supported; send {{'type': 'text'}} parts.",
+        "part_keys": "A text part has only the keys 'type' and 'text' (found '{extra}').",
+    }
+
+    def to_internal_value(self, data: Any) -> Any:
+        if isinstance(data, str):
+            return self.text.run_validation(data)
+        if not isinstance(data, list):
+            self.wrong_type(data)
+        if not data:
+            self.fail("empty")
+        return list(run_indexed(self.part, data))
+
+    def part(self, data: Any) -> dict[str, str]:
+        if not isinstance(data, dict) or not isinstance(data.get("type"), str):
+            self.fail("part")
+        if data["type"] != "text":
+            self.fail("part_type", type=data["type"][:40])
+        for key in data:
+            if key not in ("type", "text"):
+                self.fail("part_keys", extra=str(key)[:40])
+        if "text" not in data:
+            self.fail("part")
+        return {"type": "text", "text": self.text.run_validation(data["text"])}
+
+
+def run_indexed(validate: Any, items: list[Any]) -> Any:
+    """`validate` each item; an error is raised under the item's index."""
+    for index, item in enumerate(items):
+        try:
+            yield validate(item)
+        except serializers.ValidationError as error:
+            detail: Any = {index: error.detail}
+            raise serializers.ValidationError(detail) from error

@@ -1,0 +1,203 @@
+"""`manage.py serve`: everything that a server needs, from an empty directory to a ready model."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from channels.routing import get_default_application
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import DatabaseError, connection, connections
+from django.db.migrations.executor import MigrationExecutor
+from pydantic import ValidationError
+
+from accounts.services import first_staff_create
+from conversations.lockfile import LockFile
+from conversations.processes import ProcessRegistration
+from llmapi.backends.base import BackendFailed
+from llmapi.configured import configured_backends
+from llmapi.executors import cpu, database
+from llmapi.running import running
+from llmapi.services import models
+
+FLAGS: dict[str, dict[str, Any]] = {
+    "base_model": {"metavar": "MODEL"},
+    "lora_model": {"metavar": "DIR"},
+    "tokenizer_path": {"metavar": "DIR"},
+    "gpus": {"metavar": "N"},
+    "only_cpu": {"action": "store_true"},
+    "load_in_8bit": {"action": "store_true"},
+    "load_in_4bit": {"action": "store_true"},
+    "host": {"metavar": "ADDRESS"},
+    "port": {"type": int, "metavar": "PORT"},
+}
+LOOPBACK = ("127.0.0.1", "::1", "[::1]", "localhost")
+
+
+class Command(BaseCommand):
+    help = (
+        "Serve a model: migrates the database if needed, loads the model, answers HTTP. "
+        "Every flag has a variable (--base_model: LLMAPI_BASE_MODEL); see docs/settings.md."
+    )
+    # Checks and the look at migrations would run before the port is tried; both are done below.
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        fields = type(settings.LLMAPI).model_fields
+        for name, kwargs in FLAGS.items():
+            kind = {"default": None, "help": fields[name].description, **kwargs}
+            parser.add_argument(f"--{name}", **kind)
+
+    def handle(self, *args: Any, **flags: Any) -> None:
+        options = options_with(flags)
+        try:
+            backends = configured_backends(options)
+        except ImproperlyConfigured as error:
+            raise CommandError(str(error)) from error
+
+        # Imported late: daphne installs Twisted's reactor, which other commands do not want.
+        from llmapi.server import DoorServer, bind
+
+        try:
+            listener = bind(options.host, options.port)
+        except OSError as error:
+            raise CommandError(
+                f"Cannot listen on {options.host}:{options.port}: {error.strerror}. "
+                "Choose another with --port or LLMAPI_PORT."
+            ) from error
+        self.url = url_of(options.host, listener.getsockname()[1])
+
+        self.prepare_database()
+        registration = ProcessRegistration()
+        registration.start()
+        running.process_id = registration.process_id
+        connections.close_all()
+
+        server = DoorServer(get_default_application(), listener, options.shutdown_timeout_s)
+        models.start(backends, self.report)
+        threading.Thread(target=self.announce, args=(server,), name="announce", daemon=True).start()
+        try:
+            server.run()
+        finally:
+            models.stop()
+            database.close()
+            cpu.close()
+            registration.stop()
+        if self.failed:
+            raise CommandError(self.failed)
+
+    # ---- before ---------------------------------------------------------------------------------
+
+    def prepare_database(self) -> None:
+        """Migrate if needed; of several servers that start at once, one does."""
+        try:
+            with waiting_lock(Path(settings.VAR_DIR) / "migrate.lock"):
+                executor = MigrationExecutor(connection)
+                if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+                    self.report("Preparing the database")
+                    call_command("migrate", verbosity=0, interactive=False)
+        except DatabaseError as error:
+            raise CommandError(f"The database does not answer (DATABASE_URL): {error}") from error
+
+    # ---- while the model loads ------------------------------------------------------------------
+
+    failed: str | None = None
+
+    def announce(self, server: Any) -> None:
+        """Wait for the model; then say where it is, on the very first start with a key to try
+        it."""
+        from twisted.internet import reactor
+
+        try:
+            models.wait_ready()
+            first = first_staff_create()
+        except BackendFailed as error:
+            self.failed = str(error)
+        except DatabaseError as error:
+            self.failed = f"The database does not answer (DATABASE_URL): {error}"
+        else:
+            if first is not None:
+                user, password, key = first
+                self.stdout.write(first_start_text(self.url, user.username, password, key))
+            served = ", ".join(card.id for card in models.cards())
+            self.stdout.write(f"llmapi serves {served} at {self.url} (stop: Ctrl-C)")
+            self.stdout.flush()
+            self.warn_about_hosts()
+            return
+        finally:
+            connections.close_all()
+        reactor.callFromThread(server.stop)
+
+    def warn_about_hosts(self) -> None:
+        host = settings.LLMAPI.host
+        if host not in LOOPBACK and set(settings.ALLOWED_HOSTS) <= set(LOOPBACK):
+            self.report(
+                "Only requests to localhost are answered: name this server's host names in "
+                "ALLOWED_HOSTS for others."
+            )
+
+    def report(self, line: str) -> None:
+        """Progress goes to stderr, as it comes."""
+        self.stderr.write(f"llmapi: {line}", style_func=str)
+        self.stderr.flush()
+
+
+def options_with(flags: dict[str, Any]) -> Any:
+    """The settings, with the given flags in place of variables. Raises CommandError."""
+    given = {name: flags[name] for name in FLAGS if flags.get(name) not in (None, False)}
+    try:
+        return type(settings.LLMAPI)(**given)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise CommandError(f"--{problem['loc'][0]}: {problem['msg']}") from error
+
+
+def url_of(host: str, port: int) -> str:
+    shown = "127.0.0.1" if host in ("0.0.0.0", "::", "[::]") else host  # noqa: S104
+    return f"http://[{shown}]:{port}" if ":" in shown.strip("[]") else f"http://{shown}:{port}"
+
+
+def first_start_text(url: str, username: str, password: str, key: str) -> str:
+    """What is printed once: who may sign in, the first key, and three commands that work now."""
+    line = "-" * 78
+    return f"""
+{line}
+This is the first start. The following is shown once; keep it.
+
+  Admin pages   {url}/admin/   user {username}   password {password}
+  API key       {key}
+
+Try it:
+
+curl {url}/v1/chat/completions \\
+  -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\
+  -d '{{"messages": [{{"role": "user", "content": "What is the capital of China?"}}]}}'
+
+curl {url}/v1/completions \\
+  -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\
+  -d '{{"prompt": "Name three colours."}}'
+
+curl {url}/v1/embeddings \\
+  -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\
+  -d '{{"input": "The weather is fine today."}}'
+
+More keys: python manage.py createkey USERNAME. Interactive documentation: {url}/docs/
+{line}
+"""
+
+
+def waiting_lock(path: Path, timeout_s: float = 120.0) -> LockFile:
+    """The lock at `path`, waited for. Raises CommandError if it stays taken."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return LockFile(path)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise CommandError(
+                    f"Another server has been migrating for {timeout_s:.0f} s ({path})."
+                ) from None
+            time.sleep(0.1)

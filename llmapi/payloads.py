@@ -1,0 +1,146 @@
+"""The JSON of answers, in OpenAI's shapes and in the seed's."""
+
+import base64
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from llmapi.backends.base import ChatRequest, ModelCard
+from llmapi.completions import Outcome
+
+JSON = dict[str, Any]
+
+
+def usage(outcome: Outcome) -> JSON:
+    prompt, completion = outcome.prepared.prompt_tokens, outcome.completion_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+    }
+
+
+def head(outcome: Outcome, kind: str) -> JSON:
+    """What every answer and every chunk begins with."""
+    return {
+        "id": outcome.public_id,
+        "object": kind,
+        "created": outcome.created,
+        "model": outcome.prepared.model,
+    }
+
+
+# ---- chat ---------------------------------------------------------------------------------------
+
+
+def chat_completion(outcome: Outcome, request: ChatRequest) -> JSON:
+    first = len(request.messages) if request.seed_dialect else 0
+    answers = [
+        {
+            "index": first + index,
+            "message": {"role": "assistant", "content": choice.text, "refusal": None},
+            "logprobs": None,
+            "finish_reason": choice.finish_reason,
+        }
+        for index, choice in enumerate(outcome.choices)
+    ]
+    asked = seed_echo(request) if request.seed_dialect else []
+    return {
+        **head(outcome, "chat.completion"),
+        "choices": asked + answers,
+        "usage": usage(outcome),
+    }
+
+
+def seed_echo(request: ChatRequest) -> list[JSON]:
+    """The seed lists the conversation itself before the answer."""
+    return [
+        {"index": index, "message": {"role": message.role, "content": message.content}}
+        for index, message in enumerate(request.messages)
+    ]
+
+
+def chat_chunk(outcome: Outcome, index: int, delta: JSON, finish_reason: str | None = None) -> JSON:
+    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+    return {**head(outcome, "chat.completion.chunk"), "choices": [choice]}
+
+
+# ---- completion ---------------------------------------------------------------------------------
+
+
+def text_completion(outcome: Outcome) -> JSON:
+    return {
+        **head(outcome, "text_completion"),
+        "choices": [
+            text_choice(index, choice.text, choice.finish_reason)
+            for index, choice in enumerate(outcome.choices)
+        ],
+        "usage": usage(outcome),
+    }
+
+
+def text_chunk(outcome: Outcome, index: int, text: str, finish_reason: str | None = None) -> JSON:
+    return {
+        **head(outcome, "text_completion"),
+        "choices": [text_choice(index, text, finish_reason)],
+    }
+
+
+def text_choice(index: int, text: str, finish_reason: str | None) -> JSON:
+    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+
+
+def usage_chunk(outcome: Outcome, kind: str) -> JSON:
+    """The chunk before [DONE] that `stream_options.include_usage` asks for."""
+    return {**head(outcome, kind), "choices": [], "usage": usage(outcome)}
+
+
+# ---- embedding ----------------------------------------------------------------------------------
+
+
+def embedding_list(outcome: Outcome, vectors: Sequence[bytes], as_base64: bool) -> JSON:
+    """`vectors`: float32, little-endian."""
+    tokens = outcome.prepared.prompt_tokens
+    return {
+        "object": "list",
+        "data": [
+            {
+                "object": "embedding",
+                "index": index,
+                "embedding": base64.b64encode(vector).decode() if as_base64 else numbers(vector),
+            }
+            for index, vector in enumerate(vectors)
+        ],
+        "model": outcome.prepared.model,
+        "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
+    }
+
+
+def numbers(vector: bytes) -> list[float]:
+    values = array("f")
+    values.frombytes(vector)
+    return values.tolist()
+
+
+def shortened(vector: bytes, dimensions: int) -> bytes:
+    """The first `dimensions` numbers, scaled to length 1 again."""
+    kept = numbers(vector)[:dimensions]
+    length = sum(value * value for value in kept) ** 0.5 or 1.0
+    return array("f", [value / length for value in kept]).tobytes()
+
+
+# ---- models -------------------------------------------------------------------------------------
+
+
+def model_object(card: ModelCard) -> JSON:
+    return {
+        "id": card.id,
+        "object": "model",
+        "created": card.created,
+        "owned_by": "llmapi",
+        "llmapi": card.details,
+    }
+
+
+def model_list(cards: Iterable[ModelCard]) -> JSON:
+    return {"object": "list", "data": [model_object(card) for card in cards]}

@@ -1,0 +1,106 @@
+"""The shapes of answers, for the OpenAPI document alone: `llmapi.payloads` builds them."""
+
+from rest_framework import serializers as s
+
+
+class ErrorDetail(s.Serializer):
+    message = s.CharField()
+    type = s.CharField()
+    param = s.CharField(allow_null=True)
+    code = s.CharField(allow_null=True)
+
+
+class ErrorResponse(s.Serializer):
+    error = ErrorDetail()
+
+
+class Usage(s.Serializer):
+    prompt_tokens = s.IntegerField()
+    completion_tokens = s.IntegerField()
+    total_tokens = s.IntegerField()
+
+
+class AnswerMessage(s.Serializer):
+    role = s.CharField()
+    content = s.CharField(allow_null=True)
+    refusal = s.CharField(allow_null=True, required=False)
+
+
+FINISH_REASONS = ["stop", "length"]
+
+
+class ChatChoice(s.Serializer):
+    index = s.IntegerField()
+    message = AnswerMessage()
+    logprobs = s.JSONField(allow_null=True, required=False)
+    finish_reason = s.ChoiceField(FINISH_REASONS, required=False)
+
+
+class ChatCompletionResponse(s.Serializer):
+    id = s.CharField()
+    object = s.CharField(help_text="`chat.completion`")
+    created = s.IntegerField(help_text="Unix time in seconds.")
+    model = s.CharField()
+    choices = ChatChoice(many=True)
+    usage = Usage()
+
+
+class TextChoice(s.Serializer):
+    index = s.IntegerField()
+    text = s.CharField()
+    logprobs = s.JSONField(allow_null=True)
+    finish_reason = s.ChoiceField(FINISH_REASONS)
+
+
+class CompletionResponse(s.Serializer):
+    id = s.CharField()
+    object = s.CharField(help_text="`text_completion`")
+    created = s.IntegerField(help_text="Unix time in seconds.")
+    model = s.CharField()
+    choices = TextChoice(many=True)
+    usage = Usage()
+
+
+class EmbeddingItem(s.Serializer):
+    object = s.CharField(help_text="`embedding`")
+    index = s.IntegerField()
+    embedding = s.ListField(
+        child=s.FloatField(), help_text="With `encoding_format: base64`: a string instead."
+    )
+
+
+class EmbeddingUsage(s.Serializer):
+    prompt_tokens = s.IntegerField()
+    total_tokens = s.IntegerField()
+
+
+class EmbeddingResponse(s.Serializer):
+    object = s.CharField(help_text="`list`")
+    data = EmbeddingItem(many=True)  # type: ignore[assignment]
+    model = s.CharField()
+    usage = EmbeddingUsage()
+
+
+class ModelDetails(s.Serializer):
+    context_length = s.IntegerField()
+    parameters = s.IntegerField()
+    dtype = s.CharField()
+    device = s.CharField()
+
+
+class ModelResponse(s.Serializer):
+    id = s.CharField()
+    object = s.CharField(help_text="`model`")
+    created = s.IntegerField()
+    owned_by = s.CharField()
+    llmapi = ModelDetails()
+
+
+class ModelListResponse(s.Serializer):
+    object = s.CharField(help_text="`list`")
+    data = ModelResponse(many=True)  # type: ignore[assignment]
+
+
+class HealthResponse(s.Serializer):
+    status = s.CharField()
+    reason = s.CharField(required=False)

@@ -1,0 +1,74 @@
+"""daphne, taught to end in an orderly way."""
+
+import asyncio
+import logging
+import signal
+import socket
+from typing import Any
+
+from daphne.server import Server
+from twisted.internet import defer
+
+from llmapi.running import running
+
+logger = logging.getLogger(__name__)
+
+
+class DoorServer(Server):
+    """On SIGTERM or SIGINT new requests get 503 and running ones go on for `shutdown_timeout_s`.
+
+    daphne would cancel its application instances at once, and knows nothing of the tasks that
+    consumers started. A second signal ends the waiting.
+    """
+
+    def __init__(
+        self, application: Any, listener: socket.socket, shutdown_timeout_s: float, **kwargs: Any
+    ) -> None:
+        # No http_timeout: it would cut streams.
+        super().__init__(
+            application,
+            endpoints=[f"fd:fileno={listener.fileno()}"],
+            server_name="llmapi",
+            verbosity=0,
+            **kwargs,
+        )
+        self.shutdown_timeout_s = shutdown_timeout_s
+
+    def kill_all_applications(self) -> defer.Deferred[Any]:
+        """Twisted waits for what this returns before it closes connections."""
+        loop = asyncio.get_event_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(running.hurry))
+        return defer.Deferred.fromFuture(asyncio.ensure_future(self.end_applications()))
+
+    async def end_applications(self) -> None:
+        if len(running):
+            logger.info("Waiting for %d running requests.", len(running))
+        await running.drain(self.shutdown_timeout_s)
+        # What is left are Django's views, which are short, and idle connections.
+        left = [
+            details["application_instance"]
+            for details in self.connections.values()
+            if "application_instance" in details
+        ]
+        if left:
+            await asyncio.wait(left, timeout=1)
+        for application in left:
+            application.cancel()
+        await asyncio.sleep(0.05)  # let the last bytes leave the buffers
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket. Raises OSError: the port is taken, or the address is not this
+    machine's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host.strip("[]"), port))
+        listener.listen(1024)
+    except OSError:
+        listener.close()
+        raise
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,184 @@
+"""The routes as DRF views.
+
+The three of the door hold a route's policies, serializer and documentation; `llmapi.consumers` runs
+those policies itself and answers POST. Models and probes are plain views.
+"""
+
+from typing import ClassVar, NoReturn
+
+from django.db import DatabaseError, connection
+from drf_spectacular.utils import OpenApiResponse, OpenApiTypes, extend_schema
+from rest_framework.permissions import AllowAny
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from llmapi import payloads
+from llmapi.errors import RETRY_AFTER_S, ServerUnavailable
+from llmapi.running import running
+from llmapi.schema import (
+    ChatCompletionResponse,
+    CompletionResponse,
+    EmbeddingResponse,
+    ErrorResponse,
+    HealthResponse,
+    ModelListResponse,
+    ModelResponse,
+)
+from llmapi.serializers import (
+    ChatCompletionSerializer,
+    CompletionSerializer,
+    EmbeddingSerializer,
+    RequestSerializer,
+)
+from llmapi.services import models
+
+ERRORS = {
+    400: OpenApiResponse(ErrorResponse, "The request is wrong; `param` names the field."),
+    401: OpenApiResponse(
+        ErrorResponse, "The key is missing, malformed, unknown, expired or revoked."
+    ),
+    404: OpenApiResponse(ErrorResponse, "There is no such model or route."),
+    413: OpenApiResponse(ErrorResponse, "The body is too large."),
+    503: OpenApiResponse(ErrorResponse, "Not now: loading, overloaded or shutting down."),
+}
+STREAMS = (
+    "\n\nWith `stream: true` the answer is `text/event-stream`: chunks as `data:` events, then "
+    '`data: [DONE]`. An error after the first chunk comes as `data: {"error": ...}`.'
+)
+
+
+class DoorView(APIView):
+    """A route whose POST is answered by a consumer (`llmapi.routing`)."""
+
+    serializer_class: ClassVar[type[RequestSerializer]]
+
+    def refuse(self) -> NoReturn:
+        raise ServerUnavailable(
+            "This route needs the ASGI server: start it with 'manage.py serve'."
+        )
+
+
+class ChatCompletionsView(DoorView):
+    serializer_class = ChatCompletionSerializer
+
+    @extend_schema(
+        operation_id="createChatCompletion",
+        summary="Answer a chat",
+        description="Messages use OpenAI's key `content`, or the seed's `message`; the latter gets "
+        "the seed's shape of answer, which lists the conversation before it." + STREAMS,
+        request=ChatCompletionSerializer,
+        responses={
+            (200, "application/json"): ChatCompletionResponse,
+            (200, "text/event-stream"): OpenApiTypes.STR,
+            **ERRORS,
+        },
+        tags=["Chat"],
+    )
+    def post(self, request: Request) -> Response:
+        self.refuse()
+
+
+class CompletionsView(DoorView):
+    serializer_class = CompletionSerializer
+
+    @extend_schema(
+        operation_id="createCompletion",
+        summary="Continue a prompt",
+        description="A text prompt is an instruction, wrapped in the model's template; "
+        '`"template": "none"` continues it raw, as prompts of token ids always are.' + STREAMS,
+        request=CompletionSerializer,
+        responses={
+            (200, "application/json"): CompletionResponse,
+            (200, "text/event-stream"): OpenApiTypes.STR,
+            **ERRORS,
+        },
+        tags=["Completions"],
+    )
+    def post(self, request: Request) -> Response:
+        self.refuse()
+
+
+class EmbeddingsView(DoorView):
+    serializer_class = EmbeddingSerializer
+
+    @extend_schema(
+        operation_id="createEmbedding",
+        summary="Embed texts",
+        description="The mean of the last hidden state over the tokens, L2-normalised.",
+        request=EmbeddingSerializer,
+        responses={200: EmbeddingResponse, **ERRORS},
+        tags=["Embeddings"],
+    )
+    def post(self, request: Request) -> Response:
+        self.refuse()
+
+
+class ModelsView(APIView):
+    @extend_schema(
+        operation_id="listModels",
+        summary="List the served models",
+        responses={200: ModelListResponse, 401: ERRORS[401]},
+        tags=["Models"],
+    )
+    def get(self, request: Request) -> Response:
+        return Response(payloads.model_list(models.cards()))
+
+
+class ModelView(APIView):
+    @extend_schema(
+        operation_id="retrieveModel",
+        summary="Read one model",
+        responses={200: ModelResponse, 401: ERRORS[401], 404: ERRORS[404]},
+        tags=["Models"],
+    )
+    def get(self, request: Request, model: str) -> Response:
+        return Response(payloads.model_object(models.card(model)))
+
+
+class ProbeView(APIView):
+    authentication_classes = []
+    permission_classes = [AllowAny]
+
+
+class HealthView(ProbeView):
+    @extend_schema(
+        operation_id="health",
+        summary="Is the web process alive?",
+        responses={200: HealthResponse},
+        auth=[],
+        tags=["Probes"],
+    )
+    def get(self, request: Request) -> Response:
+        return Response({"status": "ok"})
+
+
+class ReadyView(ProbeView):
+    @extend_schema(
+        operation_id="ready",
+        summary="Would a request be answered now?",
+        description="200 when the model is loaded, the database answers, and the server is not "
+        "shutting down; otherwise 503 with the reason.",
+        responses={200: HealthResponse, 503: HealthResponse},
+        auth=[],
+        tags=["Probes"],
+    )
+    def get(self, request: Request) -> Response:
+        reason = why_not_ready()
+        if reason is None:
+            return Response({"status": "ready"})
+        body = {"status": "unavailable", "reason": reason}
+        return Response(body, status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def why_not_ready() -> str | None:
+    if running.draining:
+        return "The server is shutting down."
+    if models.unavailable:
+        return models.unavailable
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError:
+        return "The database does not answer."
+    return None
