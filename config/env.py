@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 PREFIX = "LLMAPI_"
+ENV_FILE = Path(os.environ.get("LLMAPI_ENV_FILE", PROJECT_DIR / ".env"))
 LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
 CommaSeparated = Annotated[list[str], NoDecode]
@@ -27,7 +28,7 @@ class ServerSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_file=PROJECT_DIR / ".env",
+        env_file=ENV_FILE,
         frozen=True,
         extra="ignore",
         env_ignore_empty=True,
@@ -173,7 +174,7 @@ def variable_name(field: str) -> str:
 def load() -> ServerSettings:
     """Read the environment; a bad value ends the process with a sentence that names the
     variable."""
-    known = {variable_name(field) for field in ServerSettings.model_fields}
+    known = {variable_name(field) for field in ServerSettings.model_fields} | {"LLMAPI_ENV_FILE"}
     for name in os.environ:
         if name.startswith(PREFIX) and name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)

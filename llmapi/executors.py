@@ -9,10 +9,10 @@ tokens.
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier
 from typing import ParamSpec, TypeVar
 
-from django.db import close_old_connections, connections
+from django.db import DEFAULT_DB_ALIAS, close_old_connections, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,11 +39,7 @@ class Executor:
         """Wait for running jobs and end the threads."""
         pool, self._pool = self._pool, None
         if pool is not None:
-            self.before_close(pool)
             pool.shutdown(wait=True)
-
-    def before_close(self, pool: ThreadPoolExecutor) -> None:
-        pass
 
 
 class DatabaseExecutor(Executor):
@@ -52,23 +48,25 @@ class DatabaseExecutor(Executor):
     Without `close_old_connections` a thread whose PostgreSQL backend died would fail for ever.
     """
 
+    def __init__(self, name: str, threads: int) -> None:
+        super().__init__(name, threads)
+        self._connections: set[BaseDatabaseWrapper] = set()
+
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        own = connections[DEFAULT_DB_ALIAS]
+        if own not in self._connections:
+            own.inc_thread_sharing()  # so that `close` may close it when its thread is gone
+            self._connections.add(own)
         close_old_connections()
         try:
             return function(*args, **kwargs)
         finally:
             close_old_connections()
 
-    def before_close(self, pool: ThreadPoolExecutor) -> None:
-        # Each thread closes its own connection: a connection belongs to the thread that made it.
-        barrier = Barrier(len(pool._threads))
-
-        def close_connection() -> None:
-            barrier.wait(timeout=10)
-            connections.close_all()
-
-        for future in [pool.submit(close_connection) for _ in pool._threads]:
-            future.result()
+    def close(self) -> None:
+        super().close()
+        while self._connections:
+            self._connections.pop().close()
 
 
 database = DatabaseExecutor("database", threads=8)

@@ -40,6 +40,10 @@ class StrictField(serializers.Field):
         "required": "This field is required.",
     }
 
+    def json_schema(self) -> dict[str, Any]:
+        """What the OpenAPI document says of this field."""
+        return {}
+
     def wrong_type(self, value: Any) -> None:
         self.fail("type", expects=self.expects, got=type_name(value))
 
@@ -49,6 +53,9 @@ class StrictField(serializers.Field):
 
 class StrictBoolean(StrictField):
     expects = "a boolean"
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
 
     def to_internal_value(self, data: Any) -> bool:
         if type(data) is not bool:
@@ -79,8 +86,16 @@ class StrictNumber(StrictField):
     ) -> None:
         super().__init__(**kwargs)
         self.minimum, self.maximum, self.above = minimum, maximum, above
-        # Where drf-spectacular looks for bounds.
-        self.min_value, self.max_value = minimum if minimum is not None else above, maximum
+
+    def json_schema(self) -> dict[str, Any]:
+        schema: dict[str, Any] = {"type": "number"}
+        if self.minimum is not None:
+            schema["minimum"] = self.minimum
+        if self.above is not None:
+            schema |= {"minimum": self.above, "exclusiveMinimum": True}
+        if self.maximum is not None:
+            schema["maximum"] = self.maximum
+        return schema
 
     def to_internal_value(self, data: Any) -> Any:
         if type(data) not in self.types:
@@ -102,6 +117,9 @@ class StrictFloat(StrictNumber):
 class StrictInteger(StrictNumber):
     expects = "an integer"
     types = (int,)
+
+    def json_schema(self) -> dict[str, Any]:
+        return super().json_schema() | {"type": "integer"}
 
 
 class StrictString(StrictField):
@@ -127,6 +145,16 @@ class StrictString(StrictField):
         super().__init__(**kwargs)
         self.allow_empty, self.max_length, self.choices = allow_empty, max_length, choices
 
+    def json_schema(self) -> dict[str, Any]:
+        schema: dict[str, Any] = {"type": "string"}
+        if not self.allow_empty:
+            schema["minLength"] = 1
+        if self.max_length is not None:
+            schema["maxLength"] = self.max_length
+        if self.choices is not None:
+            schema["enum"] = list(self.choices)
+        return schema
+
     def to_internal_value(self, data: Any) -> str:
         if not isinstance(data, str):
             self.wrong_type(data)
@@ -149,6 +177,10 @@ class StopField(StrictField):
     item = StrictString(required=True, allow_empty=False, max_length=1000)
 
     default_error_messages = {"count": "May hold {limit} strings at most (it has {count})."}
+
+    def json_schema(self) -> dict[str, Any]:
+        one = self.item.json_schema()
+        return {"oneOf": [one, {"type": "array", "items": one, "maxItems": self.max_stops}]}
 
     def to_internal_value(self, data: Any) -> tuple[str, ...]:
         stops = [data] if isinstance(data, str) else data
@@ -179,6 +211,12 @@ class PromptsField(StrictField):
     def __init__(self, *, max_items: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_items = max_items
+
+    def json_schema(self) -> dict[str, Any]:
+        text = self.text.json_schema()
+        tokens = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+        many = {"type": "array", "minItems": 1, "maxItems": self.max_items}
+        return {"anyOf": [text, many | {"items": text}, tokens, many | {"items": tokens}]}
 
     def to_internal_value(self, data: Any) -> tuple[str | tuple[int, ...], ...]:
         if isinstance(data, str):
@@ -220,6 +258,17 @@ class ContentField(StrictField):
         "part_type": "Parts of type '{type}' are not supported; send {{'type': 'text'}} parts.",
         "part_keys": "A text part has only the keys 'type' and 'text' (found '{extra}').",
     }
+
+    def json_schema(self) -> dict[str, Any]:
+        part = {
+            "type": "object",
+            "properties": {
+                "type": {"type": "string", "enum": ["text"]},
+                "text": {"type": "string"},
+            },
+            "required": ["type", "text"],
+        }
+        return {"oneOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": part}]}
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, str):

@@ -1,6 +1,19 @@
-"""The shapes of answers, for the OpenAPI document alone: `llmapi.payloads` builds them."""
+"""What only the OpenAPI document needs: the shapes of answers, which `llmapi.payloads` builds, and
+how drf-spectacular reads our strict fields."""
 
+from typing import Any
+
+from drf_spectacular.extensions import OpenApiSerializerFieldExtension
 from rest_framework import serializers as s
+
+
+class StrictFieldSchema(OpenApiSerializerFieldExtension):
+    target_class = "llmapi.fields.StrictField"
+    match_subclasses = True
+
+    def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        schema: dict[str, Any] = self.target.json_schema()
+        return schema
 
 
 class ErrorDetail(s.Serializer):

@@ -113,7 +113,7 @@ class EngineLink:
         has_served = False
         while not self._stopping.is_set():
             began = time.monotonic()
-            ending = self._one_life()
+            ending = self._one_life(has_served)
             has_served = has_served or ending.was_ready
             # A model that never loaded will not load the second time; one that did may be back
             # when memory is.
@@ -127,7 +127,7 @@ class EngineLink:
             self._stopping.wait(delay_s)
             delay_s = min(delay_s * 2, LONGEST_RESTART_DELAY_S)
 
-    def _one_life(self) -> "Ending":
+    def _one_life(self, has_served: bool) -> "Ending":
         """Start an engine and hear it to its end."""
         ending = Ending()
         ours, theirs = multiprocessing.get_context("spawn").Pipe()
@@ -153,6 +153,10 @@ class EngineLink:
                 self.on_message(message)
         except (EOFError, OSError):
             pass
+        except Exception as error:  # from on_message: without it we could not go on
+            logger.exception("The engine's message could not be taken in")
+            ending.load_failed = not has_served
+            ending.sentence = f"The engine's message could not be taken in: {error}"
         finally:
             self._outbox = None
             outbox.put(None)

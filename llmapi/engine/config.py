@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """Everything that the engine process must know before it loads a model. Crosses the pipe pickled."""
+    """Everything that the engine process must know before it loads a model. Crosses the pipe
+    pickled."""
 
     base_model: str
     """A local directory in Hugging Face format, a .gguf file, or a hub id (`org/name`)."""
@@ -20,7 +21,8 @@ class EngineConfig:
     """The model id shown to clients; None: taken from the model's own name."""
 
     dtype: str = "auto"
-    """`auto` (float32 on CPU, the checkpoint's own half precision on a GPU), `float32`, `bfloat16`, `float16`."""
+    """`auto` (float32 on CPU, the checkpoint's own half precision on a GPU), `float32`, `bfloat16`,
+    `float16`."""
 
     device: str = "auto"
     """`auto` (a GPU if torch sees one), `cpu`, `cuda`, `cuda:1`."""
@@ -35,7 +37,8 @@ class EngineConfig:
     """Token budget of one forward pass: decoding sequences first, then chunks of prompts."""
 
     kv_cache_tokens: int | None = None
-    """Positions that the key/value cache holds for all sequences together; None: from free memory."""
+    """Positions that the key/value cache holds for all sequences together; None: from free
+    memory."""
 
     context_length: int | None = None
     """Longest prompt plus answer, in tokens; None: what the model was made for."""

@@ -1,7 +1,7 @@
 """What crosses the pipe between the web process and the engine process.
 
-All frozen and made of plain values, so that both sides may keep them without copying. Everything that
-the engine sends about running requests travels in one `StepOutput` per step.
+All frozen and made of plain values, so that both sides may keep them without copying. Everything
+that the engine sends about running requests travels in one `StepOutput` per step.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,8 @@ class SamplingParams:
     """How the next token is chosen, as transformers' `GenerationConfig` defines each parameter."""
 
     max_tokens: int
-    """New tokens at most; at least 1. Prompt plus this never exceeds the context (checked before)."""
+    """New tokens at most; at least 1. Prompt plus this never exceeds the context (checked
+    before)."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -82,7 +83,8 @@ Inbound = GenerateRequest | EmbedRequest | Abort
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """New text of one choice, whole characters only. `tokens`: how many tokens were drawn since the last delta."""
+    """New text of one choice, whole characters only. `tokens`: how many tokens were drawn since the
+    last delta."""
 
     request_id: str
     index: int
@@ -115,7 +117,8 @@ class Embedding:
 
 @dataclass(frozen=True, slots=True)
 class RequestFailed:
-    """The request ended without an answer; the engine goes on. `message` may be shown to the client."""
+    """The request ended without an answer; the engine goes on. `message` may be shown to the
+    client."""
 
     request_id: str
     message: str
@@ -140,7 +143,8 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """A line for whoever waits: what is being done, and the part of it that is done (0..1) where known."""
+    """A line for whoever waits: what is being done, and the part of it that is done (0..1) where
+    known."""
 
     text: str
     fraction: float | None = None
@@ -176,7 +180,8 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """The model cannot be served; `message` says what to do. The engine process exits after sending it."""
+    """The model cannot be served; `message` says what to do. The engine process exits after sending
+    it."""
 
     message: str
 

@@ -1,0 +1,1 @@
+"""Users, keys, authentication and limits. Imports no other app of the house."""

@@ -1,0 +1,44 @@
+"""Errors that leave the API in OpenAI's envelope, and those of keys.
+
+One tree: every app raises subclasses of `ApiError`; `llmapi.errors` alone builds the envelope.
+"""
+
+from typing import ClassVar
+
+from rest_framework.exceptions import APIException
+
+
+class ApiError(APIException):
+    """An error with everything that OpenAI's envelope and the HTTP answer need.
+
+    message: a sentence that says what to do. param: the request's field, or None.
+    """
+
+    status_code = 400
+    error_type: ClassVar[str] = "invalid_request_error"
+    code: str | None = None
+    headers: dict[str, str]
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code or type(self).code
+        self.headers = headers or {}
+
+
+class InvalidApiKey(ApiError):
+    """Missing, malformed, unknown, expired or revoked: all 401, and only the sentence differs."""
+
+    status_code = 401
+    code = "invalid_api_key"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"WWW-Authenticate": "Bearer"})

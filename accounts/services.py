@@ -1,0 +1,106 @@
+"""Writes of users and keys. Database errors reach the caller."""
+
+import secrets
+from datetime import datetime, timedelta
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+from django.db.models import Q
+from django.utils import timezone
+
+from accounts import keys
+from accounts.models import ApiKey, User
+
+ANONYMOUS_USERNAME = "anonymous"
+FIRST_STAFF_USERNAME = "admin"
+LAST_USED_EVERY = timedelta(minutes=1)
+
+
+def key_create(
+    *, user: User, name: str = "", expires_at: datetime | None = None
+) -> tuple[ApiKey, str]:
+    """Makes a key and returns it with its text, which is not kept and cannot be shown again.
+
+    Raises ValidationError for the anonymous user.
+    """
+    key = ApiKey(user=user, name=name, expires_at=expires_at)
+    return key, key_issue(key)
+
+
+def key_issue(key: ApiKey) -> str:
+    """Saves a new `ApiKey` and returns its text: `key_create` for a form that filled the fields in.
+
+    Raises ValidationError for the anonymous user.
+    """
+    if key.user.username == ANONYMOUS_USERNAME:
+        raise ValidationError(
+            f"The user {ANONYMOUS_USERNAME!r} stands for requests without a key, so it has none.",
+            code="anonymous",
+        )
+    parsed = keys.new_key()
+    key.public_id = parsed.public_id
+    key.digest = parsed.digest
+    key.last_four = parsed.last_four
+    key.save(force_insert=True)
+    return parsed.text
+
+
+def key_revoke(key: ApiKey) -> bool:
+    """Refuses the key from its next request on, for ever. False if it was revoked already."""
+    now = timezone.now()
+    revoked = ApiKey.objects.filter(pk=key.pk, revoked_at=None).update(revoked_at=now)
+    if revoked:
+        key.revoked_at = now
+    return bool(revoked)
+
+
+def key_used(key: ApiKey) -> None:
+    """Notes that the key was used: at most once a minute, so that a busy key costs no writes."""
+    now = timezone.now()
+    before = now - LAST_USED_EVERY
+    if key.last_used_at is not None and key.last_used_at > before:
+        return
+    # Of several requests at once, one writes.
+    ApiKey.objects.filter(Q(last_used_at=None) | Q(last_used_at__lte=before), pk=key.pk).update(
+        last_used_at=now
+    )
+    key.last_used_at = now
+
+
+def user_get_or_create(username: str) -> tuple[User, bool]:
+    """The user of that name and whether it was made now: without a password, so that it can use
+    keys but not sign in. Raises ValidationError for a name that no user may have."""
+    username = User.normalize_username(username)
+    user = User.objects.filter(username=username).first()
+    if user is not None:
+        return user, False
+    new_user = User(username=username)
+    new_user.set_unusable_password()
+    new_user.clean_fields(exclude=["last_login", "email"])
+    try:
+        with transaction.atomic():
+            new_user.save(force_insert=True)
+    except IntegrityError:  # Another process was faster.
+        return User.objects.get(username=username), False
+    return new_user, True
+
+
+def anonymous_user() -> User:
+    """The user of requests without a key. It has no password; made when first asked for."""
+    return user_get_or_create(ANONYMOUS_USERNAME)[0]
+
+
+def first_staff_create() -> tuple[User, str, str] | None:
+    """On a database without any user: makes the superuser `admin` with a random password and a key,
+    and returns (user, password, key's text). None if there are users, or another server that
+    starts at the same time makes it."""
+    if User.objects.exists():
+        return None
+    password = secrets.token_urlsafe(12)
+    try:
+        with transaction.atomic():
+            user = User.objects.create_superuser(FIRST_STAFF_USERNAME, password=password)
+            _, key = key_create(user=user, name="first key")
+    except IntegrityError:
+        return None
+    return user, password, key

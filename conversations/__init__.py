@@ -1,0 +1,1 @@
+"""What was said: the history of every chat, completion and embedding request."""

@@ -1,0 +1,97 @@
+"""Filters of the history's lists in the admin."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.contrib import admin
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.http import HttpRequest
+
+from conversations import selectors
+from conversations.models import Completion
+
+
+class TextFilter(admin.SimpleListFilter):
+    """A box to type into: a list of all users or keys would be as long as their table."""
+
+    template = "admin/conversations/text_filter.html"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("", "")]
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        mine = [self.parameter_name, "p"]
+        yield {
+            "parameter": self.parameter_name,
+            "value": self.value() or "",
+            "others": [(k, v) for k, v in changelist.params.items() if k not in mine],
+            "without": changelist.get_query_string(remove=mine),
+        }
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = (self.value() or "").strip()
+        if "\0" in value:  # PostgreSQL has no such character, so nothing is named so.
+            return queryset.none()
+        return queryset.filter(self.condition(value)) if value else queryset
+
+    def condition(self, value: str) -> Q:
+        raise NotImplementedError
+
+
+class UserFilter(TextFilter):
+    title = "user name"
+    parameter_name = "user"
+
+    def condition(self, value: str) -> Q:
+        return Q(user__username__iexact=value)
+
+
+class KeyFilter(TextFilter):
+    """By name, by public id, or as the key is shown: sk-PUBLICID…."""
+
+    title = "key: name or sk-…"
+    parameter_name = "key"
+
+    def condition(self, value: str) -> Q:
+        public_id = value.removeprefix("sk-")[:8]
+        return Q(api_key__name__iexact=value) | Q(api_key__public_id=public_id)
+
+
+class OverCompletions(admin.SimpleListFilter):
+    """A choice that holds for a completion, or for a conversation by one of its completions."""
+
+    def condition(self, value: str) -> Q:
+        raise NotImplementedError
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = self.value()
+        if not value:
+            return queryset
+        if "\0" in value:
+            return queryset.none()
+        if queryset.model is Completion:
+            return queryset.filter(self.condition(value))
+        completions = Completion.objects.filter(self.condition(value))
+        return queryset.filter(Exists(completions.filter(conversation=OuterRef("pk"))))
+
+
+class ModelFilter(OverCompletions):
+    title = "model"
+    parameter_name = "model"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(name, name) for name in selectors.recent_models()]
+
+    def condition(self, value: str) -> Q:
+        return Q(model=value)
+
+
+class StatusFilter(OverCompletions):
+    title = "status"
+    parameter_name = "status"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(status.value, status.value) for status in Completion.Status]
+
+    def condition(self, value: str) -> Q:
+        return Q(status=value)

@@ -1,0 +1,254 @@
+"""The history: who asked what, and what was answered.
+
+A chat is a tree of messages (`Conversation`, `Message`); every request, chat or not, is one narrow
+`Completion` row with a 1:1 `CompletionContent` beside it, so that text can expire before usage.
+"""
+
+from django.conf import settings
+from django.db import models
+from django.utils import timezone
+
+from conversations.ids import conversation_id, message_id
+from conversations.jsontext import ReadableJSONEncoder
+
+
+class ServerProcess(models.Model):
+    """One web process: while it lives it holds `lock_path` locked and beats every second."""
+
+    uuid = models.UUIDField(unique=True, editable=False)
+    host = models.CharField(max_length=255, help_text="Host name and boot id: one kernel's life.")
+    pid = models.PositiveIntegerField()
+    lock_path = models.CharField(max_length=1024, blank=True)
+    started_at = models.DateTimeField(default=timezone.now)
+    heartbeat_at = models.DateTimeField(default=timezone.now)
+    stopped_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name_plural = "server processes"
+        indexes = [models.Index(fields=["stopped_at", "heartbeat_at"])]
+
+    def __str__(self) -> str:
+        return f"{self.host.split('/')[0]} pid {self.pid}"
+
+
+class Conversation(models.Model):
+    """A tree of messages of one user. A regenerate, an edit or the n-th choice is a sibling."""
+
+    public_id = models.CharField(max_length=40, unique=True, default=conversation_id)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        db_index=False,
+        related_name="conversations",
+    )
+    api_key = models.ForeignKey(
+        "accounts.ApiKey",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        db_index=False,
+        related_name="conversations",
+        help_text="The key that began it; none for anonymous requests.",
+    )
+    title = models.CharField(max_length=200, blank=True)
+    metadata = models.JSONField(default=dict, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    updated_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["user", "updated_at"]),
+            models.Index(fields=["api_key", "updated_at"]),
+            models.Index(fields=["updated_at"]),
+        ]
+
+    def __str__(self) -> str:
+        return self.title or self.public_id
+
+
+class Message(models.Model):
+    """One message, stored once, however many later calls repeat it in their history."""
+
+    public_id = models.CharField(max_length=40, unique=True, default=message_id)
+    conversation = models.ForeignKey(
+        Conversation, on_delete=models.CASCADE, db_index=False, related_name="messages"
+    )
+    parent = models.ForeignKey(
+        "self",
+        # A tree goes with its conversation, in one statement. CASCADE would walk down it level by
+        # level, and a chat of a thousand messages would end in a RecursionError.
+        on_delete=models.DO_NOTHING,
+        null=True,
+        blank=True,
+        related_name="children",
+    )
+    depth = models.PositiveIntegerField(help_text="0 for the first message of the conversation.")
+    role = models.CharField(max_length=20)
+    name = models.CharField(max_length=100, blank=True)
+    content = models.JSONField(
+        null=True, encoder=ReadableJSONEncoder, help_text="A string, or a list of content parts."
+    )
+    chain_hash = models.CharField(
+        max_length=64, help_text="SHA-256 over the parent's chain hash and this message, per user."
+    )
+    completion = models.ForeignKey(
+        "conversations.Completion",
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        db_index=False,
+        related_name="outputs",
+        help_text="The request that made it; none if a client sent it.",
+    )
+    choice_index = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Null: a client sent it; else it was generated here."
+    )
+    finish_reason = models.CharField(max_length=20, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        indexes = [
+            # Only an answer of ours is ever looked for by its hash alone: thousands of
+            # conversations that begin with the same words cost a look-up nothing.
+            models.Index(
+                fields=["chain_hash", "id"],
+                condition=models.Q(choice_index__isnull=False),
+                name="message_generated_chain",
+            ),
+            models.Index(fields=["conversation", "depth"]),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["completion", "choice_index"], name="message_one_per_choice"
+            ),
+            # What clients send is stored once per place in the tree; equal answers are siblings.
+            models.UniqueConstraint(
+                fields=["conversation", "chain_hash"],
+                condition=models.Q(choice_index__isnull=True),
+                name="message_input_stored_once",
+            ),
+            models.CheckConstraint(
+                condition=models.Q(parent__isnull=True, depth=0)
+                | models.Q(parent__isnull=False, depth__gt=0),
+                name="message_root_has_depth_0",
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.role} {self.public_id}"
+
+
+class Completion(models.Model):
+    """One request for generation or embedding, committed as `running` before it is begun."""
+
+    class Kind(models.TextChoices):
+        CHAT = "chat"
+        COMPLETION = "completion"
+        EMBEDDING = "embedding"
+
+    class Status(models.TextChoices):
+        RUNNING = "running"
+        COMPLETED = "completed"
+        CANCELLED = "cancelled", "cancelled by the client"
+        INTERRUPTED = "interrupted", "interrupted by the server's end"
+        FAILED = "failed"
+
+    public_id = models.CharField(max_length=48, unique=True)
+    kind = models.CharField(max_length=10, choices=Kind.choices)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        on_delete=models.PROTECT,
+        db_index=False,
+        related_name="completions",
+    )
+    api_key = models.ForeignKey(
+        "accounts.ApiKey",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        db_index=False,
+        related_name="completions",
+    )
+    process = models.ForeignKey(
+        ServerProcess,
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="completions",
+    )
+    conversation = models.ForeignKey(
+        Conversation,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        db_index=False,
+        related_name="completions",
+    )
+    head = models.ForeignKey(
+        Message,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        related_name="asked_by",
+        help_text="The last input message.",
+    )
+    model = models.CharField(max_length=200)
+    adapter = models.CharField(max_length=200, blank=True)
+    status = models.CharField(max_length=11, choices=Status.choices, default=Status.RUNNING)
+    finish_reason = models.CharField(
+        max_length=20,
+        blank=True,
+        help_text="Of the first choice; a chat's messages have their own.",
+    )
+    streamed = models.BooleanField(default=False)
+
+    prompt_tokens = models.PositiveIntegerField(default=0)
+    completion_tokens = models.PositiveIntegerField(default=0)
+
+    created_at = models.DateTimeField(default=timezone.now)
+    finished_at = models.DateTimeField(null=True, blank=True)
+    first_token_ms = models.PositiveIntegerField(null=True, blank=True)
+    duration_ms = models.PositiveIntegerField(null=True, blank=True)
+
+    request_id = models.CharField(max_length=64, blank=True)
+    error = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        # These serve the foreign keys too, which therefore have no index of their own: this table
+        # is written before anything is generated.
+        indexes = [
+            models.Index(fields=["user", "created_at"]),
+            models.Index(fields=["api_key", "created_at"]),
+            models.Index(fields=["status", "process"]),
+            models.Index(fields=["conversation", "created_at"]),
+        ]
+
+    def __str__(self) -> str:
+        return self.public_id
+
+
+class CompletionContent(models.Model):
+    """The text of one request. Of a chat, whose messages are in the tree: the running output."""
+
+    completion = models.OneToOneField(
+        Completion, on_delete=models.CASCADE, primary_key=True, related_name="content"
+    )
+    parameters = models.JSONField(
+        default=dict,
+        encoder=ReadableJSONEncoder,
+        help_text="The request as sent, without its text.",
+    )
+    prompt = models.JSONField(
+        null=True,
+        encoder=ReadableJSONEncoder,
+        help_text="Prompt or inputs as sent; null for chats, whose prompt is the tree.",
+    )
+    output = models.JSONField(
+        default=list,
+        encoder=ReadableJSONEncoder,
+        help_text='One {"text", "finish_reason"} per choice: of a running request so far, of a '
+        "completion for good. A chat's answers move into the tree when it ends.",
+    )
+
+    def __str__(self) -> str:
+        return f"content of {self.completion_id}"

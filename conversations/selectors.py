@@ -1,0 +1,201 @@
+"""Reads of the history, for the pages that show it. Nothing here writes."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet, Sum, TextField
+from django.db.models.functions import Cast
+
+from conversations.jsontext import JSONValue, as_stored, canonical
+from conversations.models import Completion, CompletionContent, Conversation, Message
+
+
+@dataclass(frozen=True, slots=True)
+class ConversationSummary:
+    """What a list says about one conversation. Tokens: sums over its requests."""
+
+    messages: int = 0
+    requests: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    models: tuple[str, ...] = ()
+    last_status: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptEntry:
+    """One line of a transcript: a message, or a request that has no message (yet).
+
+    level: how many branchings lie above it. version, versions: its place among its siblings, 1 of 1
+    where nothing branches. completion: the request that made it; None for what a client sent.
+    """
+
+    level: int
+    version: int
+    versions: int
+    message: Message | None
+    completion: Completion | None
+    text: str
+
+
+def conversation_summaries(conversation_pks: Collection[int]) -> dict[int, ConversationSummary]:
+    """For each of the conversations (those of one page); four queries in all."""
+    messages = dict(
+        Message.objects.filter(conversation__in=conversation_pks)
+        .values_list("conversation")
+        .annotate(Count("pk"))
+    )
+    completions = Completion.objects.filter(conversation__in=conversation_pks)
+    models: dict[int, list[str]] = defaultdict(list)
+    for pk, model in (
+        completions.order_by("conversation", "model")
+        .values_list("conversation", "model")
+        .distinct()
+    ):
+        models[pk].append(model)
+    totals = completions.values("conversation").annotate(
+        requests=Count("pk"),
+        prompt_tokens=Sum("prompt_tokens"),
+        completion_tokens=Sum("completion_tokens"),
+        last_pk=Max("pk"),
+    )
+    rows = {row["conversation"]: row for row in totals}
+    last_pks = [row["last_pk"] for row in rows.values()]
+    statuses = dict(
+        Completion.objects.filter(pk__in=last_pks).values_list("conversation", "status")
+    )
+    summaries = {}
+    for pk in conversation_pks:
+        row: Mapping[str, Any] = rows.get(pk, {})
+        summaries[pk] = ConversationSummary(
+            messages=messages.get(pk, 0),
+            requests=row.get("requests", 0),
+            prompt_tokens=row.get("prompt_tokens", 0),
+            completion_tokens=row.get("completion_tokens", 0),
+            models=tuple(models[pk]),
+            last_status=statuses.get(pk, ""),
+        )
+    return summaries
+
+
+def transcript(conversation: Conversation) -> list[TranscriptEntry]:
+    """The whole tree from top to bottom, each branch to its end before the next; two queries.
+
+    Requests that brought no message (running, or ended before the first word) stand below the
+    message that they should have answered.
+    """
+    messages = (
+        conversation.messages.select_related("completion__content", "completion__api_key")
+        .order_by("pk")
+        .all()
+    )
+    children: dict[int | None, list[Message]] = defaultdict(list)
+    for message in messages:
+        children[message.parent_id].append(message)
+    unanswered: dict[int | None, list[Completion]] = defaultdict(list)
+    for completion in (
+        conversation.completions.filter(outputs=None)
+        .select_related("content", "api_key")
+        .order_by("pk")
+    ):
+        unanswered[completion.head_id].append(completion)
+
+    entries = []
+    stack: list[TranscriptEntry] = []  # No recursion: a chat may be thousands of messages deep.
+
+    def push(parent_pk: int | None, level: int) -> None:
+        siblings = children.pop(parent_pk, [])
+        level += len(siblings) > 1
+        for version, message in reversed(list(enumerate(siblings, start=1))):
+            stack.append(
+                TranscriptEntry(
+                    level,
+                    version,
+                    len(siblings),
+                    message,
+                    message.completion,
+                    readable(message.content),
+                )
+            )
+
+    push(None, 0)
+    while stack:
+        entry = stack.pop()
+        entries.append(entry)
+        pk = entry.message.pk if entry.message else None
+        entries += [_unanswered_entry(c, entry.level) for c in unanswered.pop(pk, [])]
+        push(pk, entry.level)
+    # Their message is gone (erased): they are shown all the same.
+    for completions in unanswered.values():
+        entries += [_unanswered_entry(completion, 0) for completion in completions]
+    return entries
+
+
+def completion_for_reading(queryset: QuerySet[Completion]) -> QuerySet[Completion]:
+    """Everything that the page of one completion shows of it, without its messages."""
+    return queryset.select_related("user", "api_key", "process", "conversation", "head", "content")
+
+
+def completions_saying(text: str) -> Q:
+    """Completions whose prompt or answer holds `text`; of chats, the last input message too."""
+    messages = messages_saying(text)
+    contents = CompletionContent.objects.alias(
+        prompt_text=Cast("prompt", TextField()), output_text=Cast("output", TextField())
+    ).filter(Q(prompt_text__icontains=as_stored(text)) | Q(output_text__icontains=as_stored(text)))
+    return Q(
+        Exists(contents.filter(completion=OuterRef("pk")))
+        | Exists(messages.filter(completion=OuterRef("pk")))
+        | Exists(messages.filter(pk=OuterRef("head")))
+    )
+
+
+def conversations_saying(text: str) -> Q:
+    """Conversations with `text` in one of their messages."""
+    return Q(Exists(messages_saying(text).filter(conversation=OuterRef("pk"))))
+
+
+def messages_saying(text: str) -> QuerySet[Message]:
+    """Messages that hold `text`, in upper or lower case (in SQLite: of ASCII letters only)."""
+    # The stored JSON as text: the lookup on a JSON field would compare values.
+    return Message.objects.alias(content_text=Cast("content", TextField())).filter(
+        content_text__icontains=as_stored(text)
+    )
+
+
+def recent_models() -> list[str]:
+    """Names of the models of the last 5,000 requests: a filter's choices, without a full scan."""
+    recent = Completion.objects.order_by("-pk").values_list("model", flat=True)[:5000]
+    return sorted(set(recent))
+
+
+def readable(content: JSONValue) -> str:
+    """A message's content as text: parts that are no text appear as their JSON."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return canonical(content)
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) else None
+        texts.append(text if isinstance(text, str) else canonical(part))
+    return "\n".join(texts)
+
+
+def prompt_texts(prompt: JSONValue) -> list[str]:
+    """The prompts of a completion or the inputs of an embedding request, one text each. A prompt of
+    token ids appears as its JSON."""
+    if prompt is None:
+        return []
+    if isinstance(prompt, list) and all(isinstance(part, str | list) for part in prompt):
+        return [part if isinstance(part, str) else canonical(part) for part in prompt]
+    return [prompt if isinstance(prompt, str) else canonical(prompt)]
+
+
+def _unanswered_entry(completion: Completion, level: int) -> TranscriptEntry:
+    content = getattr(completion, "content", None)
+    texts = [choice["text"] for choice in content.output] if content else []
+    return TranscriptEntry(level, 1, 1, None, completion, "\n\n".join(filter(None, texts)))

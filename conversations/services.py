@@ -1,0 +1,288 @@
+"""Writes of the history. Plain synchronous functions, each a transaction of its own; none may be
+called from an event loop's thread. Database errors (django.db.Error) reach the caller.
+
+The life of a completion: `completion_start` commits it as running, `completions_flush` keeps what
+it has said so far, `completion_finish` gives it its end, or `processes_sweep` if its process died.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import BooleanField, Exists, ExpressionWrapper, OuterRef, Q, QuerySet
+from django.db.models.functions import Now
+from django.utils import timezone
+
+from conversations import lockfile, tree
+from conversations.jsontext import JSONValue
+from conversations.models import Completion, CompletionContent, Conversation, ServerProcess
+from conversations.tree import ChoiceEnd, NewMessage
+
+__all__ = [
+    "ChoiceEnd",
+    "CompletionEnd",
+    "NewCompletion",
+    "NewMessage",
+    "completion_finish",
+    "completion_start",
+    "completions_flush",
+    "process_beat",
+    "process_register",
+    "process_stop",
+    "processes_sweep",
+]
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_DEAD_AFTER_S = 4.0
+ERROR_LENGTH = 500
+INTERRUPTED_ERROR = "The server process that was answering ended before the answer did."
+
+
+@dataclass(frozen=True, slots=True)
+class NewCompletion:
+    """A request that was accepted. Chats bring `messages` (at least one), the others `prompt`."""
+
+    public_id: str
+    kind: str
+    user_id: int
+    api_key_id: int | None
+    process_id: int | None
+    model: str
+    parameters: dict[str, JSONValue]
+    request_id: str
+    streamed: bool
+    prompt_tokens: int
+    messages: tuple[NewMessage, ...] | None = None
+    prompt: JSONValue = None
+    match_history: bool = True
+    """False for anonymous callers: strangers must not continue each other's conversations."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionEnd:
+    """How a request ended. `choices` hold what was said, be it a part; () for embeddings.
+
+    Times are milliseconds since the request was accepted. `error`: a sentence for its owner.
+    """
+
+    status: Completion.Status
+    choices: tuple[ChoiceEnd, ...]
+    prompt_tokens: int
+    completion_tokens: int
+    first_token_ms: int | None
+    duration_ms: int | None
+    error: str = ""
+
+
+def completion_start(new: NewCompletion) -> int:
+    """Commits the request as running, with everything it says, and returns its primary key.
+
+    A chat's messages go into the tree of the conversation that they continue or begin.
+    Raises ValueError for a chat without messages.
+    """
+    if new.kind == Completion.Kind.CHAT and not new.messages:
+        raise ValueError("a chat completion needs at least one message")
+    now = timezone.now()
+    with transaction.atomic():
+        place = None
+        if new.messages:
+            place = tree.place_input(
+                user_id=new.user_id,
+                api_key_id=new.api_key_id,
+                messages=new.messages,
+                match_history=new.match_history,
+                now=now,
+            )
+        completion = Completion.objects.create(
+            public_id=new.public_id,
+            kind=new.kind,
+            user_id=new.user_id,
+            api_key_id=new.api_key_id,
+            process_id=new.process_id,
+            conversation_id=place.conversation_pk if place else None,
+            head_id=place.head_pk if place else None,
+            model=new.model,
+            streamed=new.streamed,
+            prompt_tokens=new.prompt_tokens,
+            request_id=new.request_id,
+            created_at=now,
+        )
+        CompletionContent.objects.create(
+            completion=completion, parameters=new.parameters, prompt=new.prompt
+        )
+    return completion.pk
+
+
+def completions_flush(partials: Mapping[int, tuple[tuple[str, ...], int]]) -> None:
+    """Keeps what running requests have said so far: {primary key: (text of each choice, tokens)}.
+
+    One transaction for all of them. Those that are no longer running are left as they are.
+    """
+    if not partials:
+        return
+    with transaction.atomic():
+        running = (
+            Completion.objects.select_for_update(no_key=True)
+            .filter(pk__in=partials, status=Completion.Status.RUNNING)
+            .order_by("pk")  # One order for all who lock several.
+            .values_list("pk", flat=True)
+        )
+        contents, completions = [], []
+        for pk in running:
+            texts, tokens = partials[pk]
+            output = _output(tuple(ChoiceEnd(i, text, None) for i, text in enumerate(texts)))
+            contents.append(CompletionContent(completion_id=pk, output=output))
+            completions.append(Completion(pk=pk, completion_tokens=tokens))
+        CompletionContent.objects.bulk_update(contents, ["output"])
+        Completion.objects.bulk_update(completions, ["completion_tokens"])
+
+
+def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
+    """Gives a request its end. A chat's answers, in part too, become messages below its head.
+
+    May be called again, and after a sweep has taken the process for dead: the later end is the true
+    one, it replaces texts and status and never adds a message for the same choice.
+    Raises Completion.DoesNotExist.
+    """
+    with transaction.atomic():
+        _end(_locked_completions().get(pk=completion_pk), end)
+
+
+def _locked_completions() -> QuerySet[Completion]:
+    # of=self: PostgreSQL cannot lock the nullable side of a join. no_key: rows that point to the
+    # completion may be inserted meanwhile.
+    return Completion.objects.select_for_update(no_key=True, of=("self",)).select_related("head")
+
+
+def _end(completion: Completion, end: CompletionEnd) -> None:
+    now = timezone.now()
+    completion.status = end.status
+    completion.finish_reason = (end.choices[0].finish_reason or "") if end.choices else ""
+    completion.prompt_tokens = end.prompt_tokens
+    completion.completion_tokens = end.completion_tokens
+    completion.first_token_ms = end.first_token_ms
+    completion.duration_ms = end.duration_ms
+    completion.error = end.error[:ERROR_LENGTH]
+    completion.finished_at = now
+    completion.save(
+        update_fields=[
+            "status",
+            "finish_reason",
+            "prompt_tokens",
+            "completion_tokens",
+            "first_token_ms",
+            "duration_ms",
+            "error",
+            "finished_at",
+        ]
+    )
+    output = _output(end.choices)
+    if completion.head is not None:
+        tree.put_answers(completion, end.choices, now)
+        output = []
+    CompletionContent.objects.filter(completion=completion).update(output=output)
+    if completion.conversation_id is not None:
+        Conversation.objects.filter(pk=completion.conversation_id).update(updated_at=now)
+
+
+def _output(choices: tuple[ChoiceEnd, ...]) -> list[JSONValue]:
+    """The stored shape of an output, running or done: one {"text", "finish_reason"} per choice."""
+    return [
+        {"text": choice.text, "finish_reason": choice.finish_reason}
+        for choice in sorted(choices, key=lambda choice: choice.index)
+    ]
+
+
+# ---- server processes ----------------------------------------------------------------------------
+
+
+def process_register(*, uuid: UUID, host: str, pid: int, lock_path: str) -> int:
+    """Makes the row of a process that holds its lock already; returns its primary key."""
+    process = ServerProcess(uuid=uuid, host=host, pid=pid, lock_path=lock_path)
+    process.started_at = process.heartbeat_at = Now()
+    process.save(force_insert=True)
+    return process.pk
+
+
+def process_beat(process_pk: int) -> None:
+    """Says that the process lives, by the database's clock; one that was taken for dead is back."""
+    ServerProcess.objects.filter(pk=process_pk).update(heartbeat_at=Now(), stopped_at=None)
+
+
+def process_stop(process_pk: int) -> None:
+    """Says that the process ends. What it left running, if anything, is swept 4 s later."""
+    ServerProcess.objects.filter(pk=process_pk).update(heartbeat_at=Now(), stopped_at=Now())
+
+
+def processes_sweep() -> int:
+    """Ends as `interrupted` what dead processes left running; returns how many requests that were.
+
+    A process is dead if its lock is free; where the lock cannot be asked (another host, another
+    boot, no file), if its heartbeat is over 4 s old by the database's clock. What a living process
+    runs is never touched. Several may sweep at once: each request is ended by one of them.
+    """
+    # A stopped process is asked too while it has requests running: it may have lost the database
+    # at its end, or be one that was taken for dead and has not beaten since.
+    left_running = Completion.objects.filter(
+        process=OuterRef("pk"), status=Completion.Status.RUNNING
+    )
+    stale = Q(heartbeat_at__lt=Now() - timedelta(seconds=HEARTBEAT_DEAD_AFTER_S))
+    suspects = ServerProcess.objects.filter(
+        Q(stopped_at__isnull=True) | Exists(left_running)
+    ).annotate(is_stale=ExpressionWrapper(stale, output_field=BooleanField()))
+    swept = 0
+    for process in suspects:
+        held = lockfile.is_held(process.lock_path) if process.host == lockfile.this_host() else None
+        if process.is_stale if held is None else not held:
+            swept += _bury(process, remove_lock=held is False)
+    return swept
+
+
+def _bury(process: ServerProcess, *, remove_lock: bool) -> int:
+    """Ends the requests of a dead process, each in a transaction of its own, then marks it."""
+    running = Completion.objects.filter(process=process, status=Completion.Status.RUNNING)
+    interrupted = sum(_interrupt(pk) for pk in running.order_by("pk").values_list("pk", flat=True))
+    # A heartbeat since it was judged means that it lives after all.
+    dead = ServerProcess.objects.filter(
+        pk=process.pk, stopped_at=None, heartbeat_at=process.heartbeat_at
+    )
+    was_marked = dead.update(stopped_at=Now())
+    if remove_lock:
+        Path(process.lock_path).unlink(missing_ok=True)
+    if was_marked or interrupted:
+        logger.warning("%s is dead; %d of its requests were interrupted", process, interrupted)
+    return interrupted
+
+
+def _interrupt(completion_pk: int) -> bool:
+    """False if the request came to an end of its own, or by another sweeper, in the meantime."""
+    with transaction.atomic():
+        completion = (
+            _locked_completions().filter(pk=completion_pk, status=Completion.Status.RUNNING).first()
+        )
+        if completion is None:
+            return False
+        # Read after the lock: what was flushed last. Without its text a request ends all the same.
+        content = CompletionContent.objects.filter(completion=completion).first()
+        choices = tuple(
+            ChoiceEnd(index, choice["text"], choice["finish_reason"])
+            for index, choice in enumerate(content.output if content else [])
+        )
+        _end(
+            completion,
+            CompletionEnd(
+                status=Completion.Status.INTERRUPTED,
+                choices=choices,
+                prompt_tokens=completion.prompt_tokens,
+                completion_tokens=completion.completion_tokens,
+                first_token_ms=completion.first_token_ms,
+                duration_ms=None,
+                error=INTERRUPTED_ERROR,
+            ),
+        )
+    return True

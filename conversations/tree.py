@@ -1,0 +1,222 @@
+"""Where messages go in the tree of their conversation. Called by `services`, in a transaction."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from django.db import connection
+
+from conversations import chain
+from conversations.jsontext import JSONValue
+from conversations.models import Completion, Conversation, Message
+
+TITLE_LENGTH = 80
+# Hashes in one query: far below SQLite's limit, and more than nearly every history is long.
+HASHES_PER_QUERY = 500
+
+
+@dataclass(frozen=True, slots=True)
+class NewMessage:
+    """One message as a client sent it. `content`: a string, a list of parts, or None."""
+
+    role: str
+    content: JSONValue
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceEnd:
+    """How one choice ended. `finish_reason`: None if it did not come to an end of its own."""
+
+    index: int
+    text: str
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an answer will hang: below `head`, the last input message."""
+
+    conversation_pk: int
+    head_pk: int
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The deepest message of a history that was generated here."""
+
+    pk: int
+    conversation_pk: int
+    depth: int
+
+
+def place_input(
+    *,
+    user_id: int,
+    api_key_id: int | None,
+    messages: Sequence[NewMessage],
+    match_history: bool,
+    now: datetime,
+) -> Place:
+    """Finds or makes the conversation that this history continues, and stores what is new of it.
+
+    A history continues the conversation of its deepest answer that was generated here; without
+    one it begins a conversation, for thousands may begin with the same words. Input that already
+    stands in its place is used again, so that a regenerated answer becomes a sibling.
+    The number of queries does not grow with the history (up to 500 messages).
+    """
+    hashes = chain.hashes(user_id, ((m.role, m.name, m.content) for m in messages))
+    match = _deepest_answer(messages, hashes) if match_history else None
+    if match is not None and _lock_conversation(match.conversation_pk, user_id):
+        conversation_pk, parent_pk, depth = match.conversation_pk, match.pk, match.depth + 1
+        for known_pk in _stored_inputs(conversation_pk, hashes[depth:]):
+            parent_pk, depth = known_pk, depth + 1
+        if depth == len(messages):
+            return Place(conversation_pk, parent_pk)
+    else:
+        conversation_pk = _begin_conversation(user_id, api_key_id, messages, now)
+        parent_pk, depth = None, 0
+
+    created = []
+    for pk, message, chain_hash in zip(
+        _reserve_message_pks(len(messages) - depth), messages[depth:], hashes[depth:], strict=True
+    ):
+        created.append(
+            Message(
+                pk=pk,
+                conversation_id=conversation_pk,
+                parent_id=parent_pk,
+                depth=depth,
+                role=message.role,
+                name=message.name,
+                content=message.content,
+                chain_hash=chain_hash,
+                created_at=now,
+            )
+        )
+        parent_pk, depth = pk, depth + 1
+    Message.objects.bulk_create(created)
+    return Place(conversation_pk, created[-1].pk)
+
+
+def put_answers(completion: Completion, choices: Sequence[ChoiceEnd], now: datetime) -> None:
+    """One assistant message per choice below the completion's head; a choice that already has one
+    (of an earlier end of the same completion) gets its text. The completion is locked.
+
+    An empty text is an answer only if the completion came to its end.
+    """
+    head = completion.head
+    if head is None:
+        raise ValueError("a completion without a head has no place in a tree")
+    stored = {message.choice_index: message for message in completion.outputs.all()}
+    created = []
+    for choice in choices:
+        message = stored.get(choice.index)
+        if message is None:
+            if not choice.text and completion.status != Completion.Status.COMPLETED:
+                continue
+            message = Message(
+                conversation_id=head.conversation_id,
+                parent=head,
+                depth=head.depth + 1,
+                role="assistant",
+                completion=completion,
+                choice_index=choice.index,
+                created_at=now,
+            )
+            created.append(message)
+        message.content = choice.text
+        message.finish_reason = choice.finish_reason or ""
+        message.chain_hash = chain.link(head.chain_hash, "assistant", "", choice.text)
+        if message.pk is not None:
+            message.save(update_fields=["content", "finish_reason", "chain_hash"])
+    Message.objects.bulk_create(created)
+
+
+def title_of(messages: Sequence[NewMessage]) -> str:
+    """The first user message's words, shortened to 80 characters; "" if it has none."""
+    first = next((m for m in messages if m.role == "user"), messages[0])
+    words = " ".join(text_of(first.content)[: 20 * TITLE_LENGTH].split())
+    return words if len(words) <= TITLE_LENGTH else words[: TITLE_LENGTH - 1].rstrip() + "…"
+
+
+def text_of(content: JSONValue) -> str:
+    """The text of a message's content: the string itself, or the texts of its parts, one a line."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return ""
+    texts = (part.get("text") for part in content if isinstance(part, dict))
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _deepest_answer(messages: Sequence[NewMessage], hashes: Sequence[str]) -> Match | None:
+    """Only an assistant's words can have been generated here; the newest of equal answers wins."""
+    candidates = [h for m, h in zip(messages, hashes, strict=True) if m.role == "assistant"]
+    for wanted in _in_portions(candidates[::-1]):
+        found = (
+            Message.objects.filter(chain_hash__in=wanted, choice_index__isnull=False)
+            .order_by("-depth", "-pk")
+            .values_list("pk", "conversation_id", "depth")
+            .first()
+        )
+        if found is not None:
+            return Match(*found)
+    return None
+
+
+def _lock_conversation(conversation_pk: int, user_id: int) -> bool:
+    """False if it is gone or another user's (the hashes are salted by user; this is the second
+    door). Two calls that continue one conversation at once place their input in turn."""
+    conversations = Conversation.objects.select_for_update(no_key=True)
+    return bool(conversations.filter(pk=conversation_pk, user_id=user_id).values_list("pk"))
+
+
+def _stored_inputs(conversation_pk: int, hashes: Sequence[str]) -> Iterator[int]:
+    """The primary keys of those inputs that are stored already: a beginning of `hashes`, for a hash
+    is stored only below its parent."""
+    for wanted in _in_portions(hashes):
+        stored = dict(
+            Message.objects.filter(
+                conversation_id=conversation_pk, chain_hash__in=wanted, choice_index__isnull=True
+            ).values_list("chain_hash", "pk")
+        )
+        for chain_hash in wanted:
+            if chain_hash not in stored:
+                return
+            yield stored[chain_hash]
+
+
+def _begin_conversation(
+    user_id: int, api_key_id: int | None, messages: Sequence[NewMessage], now: datetime
+) -> int:
+    return Conversation.objects.create(
+        user_id=user_id,
+        api_key_id=api_key_id,
+        title=title_of(messages),
+        created_at=now,
+        updated_at=now,
+    ).pk
+
+
+def _reserve_message_pks(count: int) -> list[int]:
+    """Primary keys for rows that name each other as parents, so that one INSERT stores them all."""
+    table = Message._meta.db_table
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":
+            cursor.execute(
+                "SELECT nextval(pg_get_serial_sequence(%s, 'id')) FROM generate_series(1, %s)",
+                [table, count],
+            )
+            return sorted(row[0] for row in cursor.fetchall())
+        # SQLite: our transactions are IMMEDIATE, so nobody else writes before this one ends, and
+        # an INSERT that names its keys moves the sequence along.
+        cursor.execute("SELECT seq FROM sqlite_sequence WHERE name = %s", [table])
+        row = cursor.fetchone()
+        last = row[0] if row else 0
+        return list(range(last + 1, last + 1 + count))
+
+
+def _in_portions(hashes: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(hashes), HASHES_PER_QUERY):
+        yield hashes[start : start + HASHES_PER_QUERY]

@@ -1,0 +1,92 @@
+"""The key/value cache: one pool of blocks per layer, shared by all sequences."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmapi.engine.blocks import NULL_BLOCK
+
+
+@dataclass(frozen=True, slots=True)
+class CacheShape:
+    """What one position of one layer holds; the same for all layers."""
+
+    layers: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    dtype: torch.dtype
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Of all layers together."""
+        width = self.kv_heads * (self.key_dim + self.value_dim)
+        return self.layers * width * self.dtype.itemsize
+
+
+class KVCache:
+    """Keys and values by layer, as rows `[kv_heads * blocks, block_size * dim]`, heads outermost.
+
+    With the heads outermost, a plain row gather of several sequences' blocks is already the
+    `[kv_heads * sequences, length, dim]` that a batched matmul wants: no transpose, no copy of each
+    head for its group of queries. The memory is zeroed lazily by the system, so a big pool costs
+    nothing until it is used.
+    """
+
+    def __init__(
+        self, shape: CacheShape, *, blocks: int, block_size: int, device: torch.device
+    ) -> None:
+        self.block_size = block_size
+        self.blocks = blocks + 1  # the null block
+        self.shape = shape
+        self._device = device
+        rows = shape.kv_heads * self.blocks
+
+        def pools(dim: int) -> list[Tensor]:
+            size = (rows, block_size * dim)
+            return [
+                torch.zeros(size, dtype=shape.dtype, device=device) for _ in range(shape.layers)
+            ]
+
+        self._keys = pools(shape.key_dim)
+        self._values = pools(shape.value_dim)
+
+    def block_rows(self, blocks: Tensor) -> Tensor:
+        """Rows of the pool for block numbers `[n]`, head after head: `[kv_heads * n]`."""
+        return self._per_head(blocks, self.blocks)
+
+    def slot_rows(self, slots: Tensor) -> Tensor:
+        """The same for single positions: slot = block * block_size + place in the block."""
+        return self._per_head(slots, self.blocks * self.block_size)
+
+    def _per_head(self, places: Tensor, stride: int) -> Tensor:
+        heads = torch.arange(self.shape.kv_heads)[:, None] * stride
+        return (heads + places[None, :]).flatten().to(self._device)
+
+    def write(self, layer: int, slot_rows: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store keys and values `[kv_heads, tokens, dim]` at `slot_rows` `[kv_heads * tokens]`."""
+        for pool, new in ((self._keys[layer], key), (self._values[layer], value)):
+            dim = new.shape[-1]
+            pool.view(-1, dim).index_copy_(0, slot_rows, new.reshape(-1, dim))
+
+    def read(self, layer: int, block_rows: Tensor, sequences: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of `sequences` block lists of equal length: `[kv_heads * sequences,
+        length, dim]`."""
+        batch = self.shape.kv_heads * sequences
+        keys = self._keys[layer].index_select(0, block_rows)
+        values = self._values[layer].index_select(0, block_rows)
+        return (
+            keys.view(batch, -1, self.shape.key_dim),
+            values.view(batch, -1, self.shape.value_dim),
+        )
+
+    def scrub(self, blocks: list[int]) -> None:
+        """Zero blocks that may hold NaN. The tail of a block is read (and masked) before it is
+        written, and a masked NaN is still NaN: one request's broken numbers must not reach the next
+        owner."""
+        rows = self.block_rows(
+            torch.tensor([b for b in blocks if b != NULL_BLOCK], dtype=torch.long)
+        )
+        for pool in (*self._keys, *self._values):
+            pool.index_fill_(0, rows, 0)

@@ -1,0 +1,89 @@
+"""A GGUF file, turned once into a Hugging Face directory that loads in a tenth of a second."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from llmapi.engine.messages import LoadProgress
+from llmapi.engine.source import LoadError
+
+FORMAT_VERSION = 1
+"""Raise it when the same file would now be converted differently."""
+
+_CHUNK = 16 * 1024 * 1024
+
+Report = Callable[[LoadProgress], None]
+
+
+def converted(gguf: Path, cache_dir: Path, report: Report) -> Path:
+    """The directory with the model and its tokenizer, in float32. Raises LoadError.
+
+    Keyed by content, so a file that was replaced is converted anew and a file that was moved is
+    not. It appears under its name whole or not at all: it is written beside it and then renamed. A
+    lock keeps a second process from doing the same work, and makes it safe to clear away what a
+    killed one left.
+    """
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    key = f"{_content_hash(gguf, report)}-{FORMAT_VERSION}"
+    target = cache_dir / key
+    if target.is_dir():
+        return target
+    with FileLock(cache_dir / f"{key}.lock"):
+        if target.is_dir():
+            return target
+        unfinished = cache_dir / f"{key}.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            _convert(gguf, unfinished, report)
+            os.rename(unfinished, target)
+        except OSError as error:
+            raise LoadError(
+                f"'{gguf}' could not be converted into '{cache_dir}': {error}"
+            ) from error
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    return target
+
+
+def _content_hash(path: Path, report: Report) -> str:
+    digest = hashlib.sha256()
+    size = max(path.stat().st_size, 1)
+    done = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+            done += len(chunk)
+            report(LoadProgress(f"Reading {path.name}", done / size))
+    return digest.hexdigest()[:32]
+
+
+def _convert(gguf: Path, directory: Path, report: Report) -> None:
+    where, name = str(gguf.parent), gguf.name
+    report(LoadProgress(f"Converting {name}, once: the tokenizer"))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
+        report(LoadProgress(f"Converting {name}, once: the weights (about 20 s per 100 MB)"))
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            where, gguf_file=name, dtype=torch.float32
+        )
+    except OSError:
+        raise
+    except Exception as error:
+        raise LoadError(
+            f"'{gguf}' could not be read by transformers ({type(error).__name__}: {error}). "
+            "Its architecture or its quantisation may be unknown; try the original in safetensors."
+        ) from error
+    # A model that came from GGUF believes that it is still quantised and refuses to be saved.
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    report(LoadProgress(f"Converting {name}, once: writing it down"))
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)

@@ -1,0 +1,218 @@
+"""From a configuration to an engine that is ready: finding, converting, loading and measuring the
+model."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from llmapi.engine.attention import UnsupportedModel
+from llmapi.engine.config import EngineConfig
+from llmapi.engine.conversion import Report, converted
+from llmapi.engine.engine import Engine
+from llmapi.engine.memory import cache_tokens
+from llmapi.engine.messages import LoadProgress, ModelInfo
+from llmapi.engine.runner import Runner
+from llmapi.engine.source import LoadError, find_source, find_tokenizer, has_tokenizer
+from llmapi.engine.vocabulary import Vocabulary
+
+BLOCK_SIZE = 16
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>")
+"""Tokens that end an answer in chat templates. Some models' files name only the end of a
+document."""
+
+DEFAULTS = ("temperature", "top_p", "top_k", "repetition_penalty", "do_sample")
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    engine: Engine
+    info: ModelInfo
+
+
+def load(
+    config: EngineConfig,
+    report: Report = lambda progress: None,
+    is_aborted: Callable[[str], bool] = lambda request_id: False,
+) -> Loaded:
+    """Load the model and make its engine; `report` hears what is being done. Raises LoadError."""
+    began = time.monotonic()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    device, source = _device(config.device), find_source(config)
+    directory = source.directory
+    if source.gguf is not None:
+        directory = converted(source.gguf, Path(config.cache_dir), report)
+    if directory is None:
+        raise LoadError(f"There is no model at '{config.base_model}'.")
+    tokenizer_dir = _tokenizer_directory(config, directory)
+
+    report(LoadProgress(f"Loading {source.name}: the tokenizer"))
+    tokenizer = _load_tokenizer(tokenizer_dir)
+    report(LoadProgress(f"Loading {source.name}: the weights"))
+    model = _load_model(directory, device, config.dtype)
+    eos = _eos_token_ids(model, tokenizer)
+    # `generate` fills gaps from here; requests bring their own values, and clients see the defaults
+    # below.
+    model.generation_config = GenerationConfig()
+
+    try:
+        runner = Runner(model)
+        blocks, context = _room(config, runner, report)
+        report(LoadProgress(f"Loading {source.name}: a first look through it"))
+        runner.allocate_cache(blocks, BLOCK_SIZE)
+    except UnsupportedModel as error:
+        kind = type(model).__name__
+        raise LoadError(f"'{source.name}' ({kind}) cannot be served: {error}.") from error
+    if config.step_tokens < config.max_batch:
+        raise LoadError(
+            f"step_tokens ({config.step_tokens}) must be at least max_batch ({config.max_batch})."
+        )
+    engine = Engine(
+        runner,
+        Vocabulary(tokenizer),
+        eos_token_ids=eos,
+        context_length=context,
+        max_batch=config.max_batch,
+        step_tokens=config.step_tokens,
+        is_aborted=is_aborted,
+    )
+    info = ModelInfo(
+        name=source.name,
+        tokenizer_path=str(tokenizer_dir),
+        context_length=context,
+        hidden_size=int(model.get_input_embeddings().weight.shape[1]),
+        vocab_size=runner.vocab_size,
+        eos_token_ids=eos,
+        parameters=model.num_parameters(),
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=str(device),
+        kv_cache_tokens=blocks * BLOCK_SIZE,
+        load_s=time.monotonic() - began,
+        generation_defaults=_generation_defaults(directory),
+    )
+    return Loaded(engine, info)
+
+
+def _device(given: str) -> torch.device:
+    if given == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(given)
+    except RuntimeError as error:
+        raise LoadError(f"'{given}' is no device: give auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise LoadError(f"Device '{given}' was asked for, but torch sees no GPU here.")
+    return device
+
+
+def _tokenizer_directory(config: EngineConfig, model_directory: Path) -> Path:
+    if config.tokenizer_path:
+        return find_tokenizer(config.tokenizer_path)
+    if not has_tokenizer(model_directory):
+        raise LoadError(
+            f"'{model_directory}' has no tokenizer (tokenizer.json or tokenizer.model): "
+            "name the directory that has it with --tokenizer_path."
+        )
+    return model_directory
+
+
+def _load_tokenizer(directory: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(
+            directory, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise LoadError(f"The tokenizer in '{directory}' cannot be read ({reason}).") from error
+
+
+def _load_model(directory: Path, device: torch.device, dtype: str) -> Any:
+    if dtype not in ("auto", *DTYPES):
+        raise LoadError(f"'{dtype}' is no dtype: give auto, {', '.join(DTYPES)}.")
+    wanted = DTYPES.get(dtype, torch.float32 if device.type == "cpu" else "auto")
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            directory,
+            dtype=wanted,
+            device_map=None if device.type == "cpu" else {"": device},
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise LoadError(f"The model in '{directory}' cannot be loaded ({reason}).") from error
+    if dtype == "auto" and model.dtype == torch.float32 and device.type != "cpu":
+        model = model.to(torch.bfloat16)  # a checkpoint without a half precision of its own
+    return model
+
+
+def _eos_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """Every token that ends an answer: what the model's files say, and the chat template's turn
+    end."""
+    text_config = model.config.get_text_config()
+    found: list[int] = []
+    for value in (
+        model.generation_config.eos_token_id,
+        getattr(text_config, "eos_token_id", None),
+        tokenizer.eos_token_id,
+    ):
+        found += value if isinstance(value, list) else [] if value is None else [value]
+    template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+    added = {token.content: i for i, token in tokenizer.added_tokens_decoder.items()}
+    found += [added[end] for end in TURN_ENDS if end in template and end in added]
+    return tuple(dict.fromkeys(found))
+
+
+def _room(config: EngineConfig, runner: Runner, report: Report) -> tuple[int, int]:
+    """Blocks of the cache, and the context length that they allow."""
+    text_config = runner.model.config.get_text_config()
+    limit = _context_limit(text_config)
+    context = min(limit, config.context_length or limit)
+    tokens = config.kv_cache_tokens
+    if tokens is None:
+        tokens = cache_tokens(runner.shape, runner.device, most=config.max_batch * context)
+    blocks = max(tokens // BLOCK_SIZE, 1)
+    if blocks * BLOCK_SIZE < context:
+        shorter = blocks * BLOCK_SIZE
+        report(
+            LoadProgress(
+                f"The cache holds {shorter} tokens: the context is {shorter}, not {context}"
+            )
+        )
+        context = shorter
+    return blocks, context
+
+
+def _context_limit(text_config: Any) -> int:
+    limit = int(getattr(text_config, "max_position_embeddings", 0) or 2048)
+    rope = getattr(text_config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        # Its factors change for the whole batch when one sequence gets long: an answer would then
+        # depend on its neighbours. Within the original length they never change.
+        return min(limit, int(rope.get("original_max_position_embeddings", limit)))
+    return limit
+
+
+def _generation_defaults(directory: Path) -> dict[str, float | int | bool]:
+    path = directory / "generation_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise LoadError(f"'{path}' is not valid JSON ({error}).") from error
+    return {name: given[name] for name in DEFAULTS if given.get(name) is not None}

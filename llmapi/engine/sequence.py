@@ -1,0 +1,51 @@
+"""One run of tokens through the model: a choice that is being written, or an input to embed."""
+
+from dataclasses import dataclass, field
+
+from llmapi.engine.detokenizer import Detokenizer
+from llmapi.engine.messages import SamplingParams
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """Tokens, how many of them the model has seen, and where their keys and values are.
+
+    One rule serves prompts, chunks of prompts and decoding alike: `tokens[computed:]` is still to
+    be computed, and when nothing is left of it the next token can be drawn.
+    """
+
+    request_id: str
+    index: int
+    """The choice's or the input's place in the request."""
+    user: str
+    prompt_tokens: int
+    tokens: list[int]
+    """The prompt, then what was drawn. Written by the engine."""
+    params: SamplingParams | None
+    """None: an input to embed, from which nothing is drawn."""
+    detokenizer: Detokenizer | None = None
+    unreported_tokens: int = 0
+    """Drawn since the last delta. Written by the engine."""
+    computed: int = 0
+    """Positions whose keys and values are in the cache. Written by the engine, after each forward
+    pass."""
+    blocks: list[int] = field(default_factory=list)
+    """Written by the scheduler; position p is in `blocks[p // block_size]`."""
+    overtaken: int = 0
+    """How often a later request was admitted before this one. Written by the scheduler."""
+
+    @property
+    def pending(self) -> int:
+        """Tokens that the model has not seen yet."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def drawn(self) -> int:
+        return len(self.tokens) - self.prompt_tokens
+
+    @property
+    def positions(self) -> int:
+        """Positions that it may ever hold in the cache: the last token drawn is never fed back."""
+        if self.params is None:
+            return self.prompt_tokens
+        return self.prompt_tokens + self.params.max_tokens - 1

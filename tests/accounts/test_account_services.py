@@ -1,0 +1,123 @@
+"""Users and keys are made once, whoever else is making them."""
+
+from io import StringIO
+
+import pytest
+from django.contrib.auth import authenticate
+from django.core.exceptions import ValidationError
+from django.core.management import CommandError, call_command
+from django.db import connection
+
+from accounts import keys, services
+from accounts.models import ApiKey, User
+
+
+def all_text_in_the_database() -> str:
+    with connection.cursor() as cursor:
+        tables = connection.introspection.table_names(cursor)
+        rows = []
+        for table in tables:
+            cursor.execute(f'SELECT * FROM "{table}"')
+            rows += [repr(row) for row in cursor.fetchall()]
+    return "\n".join(rows)
+
+
+@pytest.mark.django_db
+def test_only_the_digest_of_a_key_is_at_rest(alice) -> None:
+    key, text = services.key_create(user=alice, name="laptop")
+    assert (key.digest, key.name, key.user) == (keys.digest(text), "laptop", alice)
+    stored = all_text_in_the_database()
+    assert key.digest in stored
+    assert text[11:] not in stored
+
+
+@pytest.mark.django_db
+def test_a_key_is_revoked_once_and_for_ever(alice) -> None:
+    key, _ = services.key_create(user=alice)
+    same = ApiKey.objects.get()
+    assert services.key_revoke(key)
+    assert not services.key_revoke(same)
+    assert ApiKey.objects.get().revoked_at == key.revoked_at
+
+
+@pytest.mark.django_db
+def test_the_anonymous_user_has_no_keys() -> None:
+    with pytest.raises(ValidationError):
+        services.key_create(user=services.anonymous_user())
+
+
+@pytest.mark.django_db
+def test_first_staff_user_can_sign_in_and_has_a_working_key() -> None:
+    made = services.first_staff_create()
+    assert made is not None
+    user, password, text = made
+    assert (user.username, user.is_staff, user.is_superuser) == ("admin", True, True)
+    assert authenticate(username="admin", password=password) == user
+    assert ApiKey.objects.get(digest=keys.digest(text)).user == user
+    assert services.first_staff_create() is None
+
+
+@pytest.mark.django_db
+def test_no_staff_user_is_made_beside_any_other(alice) -> None:
+    assert services.first_staff_create() is None
+    assert User.objects.count() == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_servers_that_start_at_once_make_one_staff_user(at_once) -> None:
+    made = at_once(4, lambda _: services.first_staff_create())
+    assert len(made) == 4
+    assert sum(result is not None for result in made) == 1
+    assert (User.objects.count(), ApiKey.objects.count()) == (1, 1)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_first_anonymous_requests_at_once_make_one_user(at_once) -> None:
+    users = at_once(4, lambda _: services.anonymous_user())
+    assert len({user.pk for user in users}) == 1
+    assert len(users) == 4
+
+
+def createkey(*args: str) -> tuple[str, str]:
+    out, err = StringIO(), StringIO()
+    call_command("createkey", *args, stdout=out, stderr=err, no_color=True)
+    return out.getvalue(), err.getvalue()
+
+
+@pytest.mark.django_db
+def test_createkey_prints_the_key_alone_on_stdout_and_all_else_on_stderr() -> None:
+    out, err = createkey("bob", "--name", "laptop")
+    key = ApiKey.objects.get()
+    assert out == out.strip() + "\n"
+    assert keys.parse(out.strip()) is not None
+    assert key.digest == keys.digest(out.strip())
+    assert (key.user.username, key.name) == ("bob", "laptop")
+    assert not key.user.has_usable_password()
+    assert "bob" in err
+    assert out.strip() not in err
+
+
+@pytest.mark.django_db
+def test_createkey_gives_an_existing_user_one_more_key(alice) -> None:
+    createkey("alice")
+    _, err = createkey("alice")
+    assert alice.api_keys.count() == 2
+    assert "was made" not in err
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("args", "word"),
+    [
+        (["no spaces here"], "username"),
+        ([""], "blank"),
+        (["x" * 151], "150"),
+        (["anonymous"], "without a key"),
+        (["bob", "--name", "x" * 101], "100"),
+    ],
+)
+def test_createkey_says_what_is_wrong_and_makes_nothing(args: list[str], word: str) -> None:
+    with pytest.raises(CommandError, match=word):
+        createkey(*args)
+    assert not ApiKey.objects.exists()
+    assert not User.objects.exists()

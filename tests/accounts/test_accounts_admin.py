@@ -1,0 +1,127 @@
+"""Staff make keys in the admin, see each once, and delete nothing."""
+
+import html
+import re
+from datetime import timedelta
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.urls import reverse
+from django.utils import timezone
+
+from accounts import keys, services
+from accounts.models import ApiKey, User
+
+pytestmark = pytest.mark.django_db
+
+ADD = "/admin/accounts/apikey/add/"
+LIST = "/admin/accounts/apikey/"
+
+
+def make_key(client, owner: User, **fields: str):  # type: ignore[no-untyped-def]
+    data = {"user": owner.pk, "name": "laptop", "expires_at_0": "", "expires_at_1": "", **fields}
+    return client.post(ADD, data)
+
+
+def test_new_key_is_shown_once_and_kept_nowhere(staff_client, alice) -> None:
+    response = make_key(staff_client, alice)
+    assert response.status_code == 200
+    assert "no-store" in response["Cache-Control"]
+    texts = re.findall(r"sk-[0-9A-Za-z]{46}", response.content.decode())
+    assert len(texts) == 1
+    key = ApiKey.objects.get()
+    assert (key.digest, key.user, key.name) == (keys.digest(texts[0]), alice, "laptop")
+
+    secret = texts[0][11:]
+    pages = [LIST, reverse("admin:accounts_apikey_change", args=[key.pk]), "/admin/"]
+    pages += [reverse("admin:accounts_user_change", args=[alice.pk])]
+    pages += [reverse("admin:accounts_apikey_history", args=[key.pk])]
+    for page in pages:
+        body = staff_client.get(page).content.decode()
+        assert secret not in body
+        assert key.digest not in body
+    assert secret not in str(staff_client.cookies)
+    assert not any(secret in str(value) for value in staff_client.session.values())
+    entry = LogEntry.objects.get()
+    logged = f"{entry.object_repr} {entry.change_message}"
+    for part in (secret, key.digest, key.public_id, key.last_four):
+        assert part not in logged
+
+
+def test_save_and_add_another_shows_the_key_too(staff_client, alice) -> None:
+    response = make_key(staff_client, alice, _addanother="1")
+    assert re.search(r"sk-[0-9A-Za-z]{46}", response.content.decode())
+
+
+def test_form_offers_no_limits_that_nothing_enforces(staff_client, alice) -> None:
+    body = staff_client.get(ADD).content.decode()
+    for name in ("scopes", "requests_per_minute", "token_budget", "digest", "public_id"):
+        assert name not in body
+    make_key(staff_client, alice, requests_per_minute="5", digest="x")
+    assert ApiKey.objects.get().requests_per_minute is None
+    assert ApiKey.objects.get().digest != "x"
+
+
+def test_key_that_could_not_work_is_not_made(staff_client, alice) -> None:
+    past = timezone.now() - timedelta(days=1)
+    for data in (
+        {"expires_at_0": past.strftime("%Y-%m-%d"), "expires_at_1": "00:00:00"},
+        {"user": str(services.anonymous_user().pk)},
+        {"user": str(User.objects.create_user("gone", is_active=False).pk)},
+    ):
+        response = make_key(staff_client, alice, **data)
+        assert "errorlist" in response.content.decode()
+    assert not ApiKey.objects.exists()
+
+
+def test_revoke_action_revokes_and_says_so_in_the_list(staff_client, alice) -> None:
+    key, _ = services.key_create(user=alice)
+    data = {"action": "revoke", "_selected_action": [key.pk]}
+    body = staff_client.post(LIST, data, follow=True).content.decode()
+    assert "1 revoked" in body
+    assert ApiKey.objects.get().revoked_at is not None
+    assert ">revoked<" in body
+    assert LogEntry.objects.get().get_change_message() == "Revoked."
+
+
+def test_owner_of_a_key_never_changes(staff_client, alice) -> None:
+    key, _ = services.key_create(user=alice, name="old")
+    other = User.objects.create_user("other")
+    page = reverse("admin:accounts_apikey_change", args=[key.pk])
+    staff_client.post(page, {"user": other.pk, "name": "new", "expires_at_0": ""})
+    key.refresh_from_db()
+    assert (key.user, key.name) == (alice, "new")
+
+
+@pytest.mark.parametrize("model", ["user", "apikey"])
+def test_nothing_is_deleted(staff_client, alice, model: str) -> None:
+    key, _ = services.key_create(user=alice)
+    pk = {"user": alice.pk, "apikey": key.pk}[model]
+    url = reverse(f"admin:accounts_{model}_delete", args=[pk])
+    assert staff_client.post(url, {"post": "yes"}).status_code == 403
+    body = staff_client.get(reverse(f"admin:accounts_{model}_changelist")).content.decode()
+    assert "delete_selected" not in body
+
+
+def test_user_page_shows_the_users_keys(staff_client, alice) -> None:
+    key, _ = services.key_create(user=alice, name="<b>laptop</b>")
+    body = staff_client.get(reverse("admin:accounts_user_change", args=[alice.pk])).content.decode()
+    assert key.masked in html.unescape(body)
+    assert "<b>laptop</b>" not in body
+
+
+def test_list_filters_by_status_and_does_not_query_per_row(
+    staff_client, alice, django_assert_max_num_queries
+) -> None:
+    for index in range(20):
+        services.key_create(user=alice, name=f"key {index}")
+    expired, _ = services.key_create(
+        user=alice, name="stale", expires_at=timezone.now() - timedelta(1)
+    )
+    with django_assert_max_num_queries(8):
+        assert "key 19" in staff_client.get(LIST).content.decode()
+    body = staff_client.get(LIST, {"status": "expired"}).content.decode()
+    assert expired.masked in body
+    assert "key 19" not in body
+    assert "stale" not in staff_client.get(LIST, {"status": "usable"}).content.decode()
+    assert "key 19" not in staff_client.get(LIST, {"status": "revoked"}).content.decode()

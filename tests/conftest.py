@@ -1,0 +1,44 @@
+"""Fixtures for all tests that know Django; tests/environment.py sets the ground."""
+
+import os
+import threading
+from collections.abc import Callable
+
+import pytest
+from django.conf import settings
+from django.db import connection
+
+from tests.environment import FOLDER, ON_POSTGRES
+
+if ON_POSTGRES:
+    # A name of its own, so that several runs may share one server.
+    settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = f"test_llmapi_{os.getpid()}"
+else:
+    # A file, as in production: Django's in-memory database fails with several threads.
+    settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(FOLDER / "test.sqlite3")
+
+
+@pytest.fixture
+def at_once() -> Callable[..., list]:
+    """at_once(count, action): calls action(index) in `count` threads together; their results."""
+
+    def run_at_once(count: int, action: Callable[[int], object]) -> list:
+        results: list = []
+        barrier = threading.Barrier(count)
+
+        def run(index: int) -> None:
+            try:
+                barrier.wait()
+                results.append(action(index))
+            finally:
+                connection.close()
+
+        threads = [threading.Thread(target=run, args=(index,)) for index in range(count)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(results) == count
+        return results
+
+    return run_at_once

@@ -1,0 +1,84 @@
+"""The door with a real engine behind it: a tiny model, in a thread of the test process."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from accounts.models import User
+from accounts.services import key_create
+from llmapi.backends.link import launch_thread
+from llmapi.backends.local import LocalBackend
+from llmapi.engine.config import EngineConfig
+from llmapi.executors import cpu, database
+from llmapi.running import running
+from llmapi.services import models
+from tests.door.client import Client
+from tests.engine import tiny
+
+assert sys.version_info >= (3, 11)
+
+
+def backend_for(directory: Path, cache: Path, **config: object) -> LocalBackend:
+    values = {"max_batch": 16, "kv_cache_tokens": 16384, "device": "cpu", "threads": 1, **config}
+    return LocalBackend(
+        EngineConfig(base_model=str(directory), cache_dir=str(cache), **values),
+        launch=launch_thread,
+    )
+
+
+@pytest.fixture(scope="session")
+def reciter_directory(tmp_path_factory):
+    """A model that answers every chat with `tiny.RECITAL`."""
+    return tiny.write_reciter(tmp_path_factory.mktemp("reciter"))
+
+
+@pytest.fixture(scope="session")
+def random_directory(tmp_path_factory):
+    """A model that writes nonsense, and never ends by itself when it is greedy."""
+    return tiny.write_random(tmp_path_factory.mktemp("random"))
+
+
+@pytest.fixture(scope="session")
+def backends(reciter_directory, random_directory, tmp_path_factory):
+    """Both models, loaded once."""
+    cache = tmp_path_factory.mktemp("models")
+    both = [
+        backend_for(reciter_directory, cache, served_name="reciter"),
+        backend_for(random_directory, cache, served_name="random"),
+    ]
+    for backend in both:  # one after the other: transformers' loading knows no other thread
+        backend.start(lambda line: None)
+        backend.wait_ready(120)
+    yield both
+    for backend in both:
+        backend.stop()
+
+
+@pytest.fixture
+def served(backends, transactional_db):
+    """The models behind the door, and an empty database."""
+    models._backends = list(backends)
+    running.reset()
+    yield models
+    models._backends = []
+    # The threads hold connections to the test database, which is emptied or dropped next.
+    database.close()
+    cpu.close()
+
+
+@pytest.fixture
+def user(transactional_db):
+    return User.objects.create_user("alice")
+
+
+@pytest.fixture
+def client(served, user) -> Client:
+    _, key = key_create(user=user, name="test")
+    return Client(key)
+
+
+@pytest.fixture
+def other_client(served) -> Client:
+    _, key = key_create(user=User.objects.create_user("bob"), name="test")
+    return Client(key)

@@ -1,0 +1,114 @@
+"""The engine dies, the server drains or is full: clear errors, honest rows, and then it goes on."""
+
+import asyncio
+import os
+import socket
+import time
+
+import pytest
+
+from conversations.models import Completion
+from llmapi.running import running
+from tests.door.client import Client
+from tests.door.test_history import first_texts, row_after_the_end
+
+CHAT = "/v1/chat/completions"
+LONG = {
+    "model": "random",
+    "messages": [{"role": "user", "content": "Hello"}],
+    "temperature": 0,
+    "max_tokens": 900,
+}
+
+
+async def ready_within(seconds):
+    deadline = time.monotonic() + seconds
+    while (await Client().get("/ready")).status != 200:
+        assert time.monotonic() < deadline, "not ready again"
+        await asyncio.sleep(0.05)
+
+
+async def test_an_engine_that_dies_fails_its_requests_and_is_started_again(client, backends):
+    engine = backends[1]
+    async with client.stream(CHAT, LONG) as call:
+        public_id, _ = await first_texts(call, 3)
+        with socket.socket(fileno=os.dup(engine.link._connection.fileno())) as pipe:
+            pipe.shutdown(socket.SHUT_RDWR)
+        rest = [event async for event in call.events()]
+    assert rest[-1] == "[DONE]"
+    assert rest[-2]["error"]["code"] == "engine_lost"
+    row = await row_after_the_end(public_id)
+    assert row.status == "interrupted"
+    assert "engine" in row.error
+    answer = await Client().get("/ready")
+    assert answer.status in (200, 503)
+    await ready_within(30)
+    assert (await client.post(CHAT, {**LONG, "max_tokens": 2})).status == 200
+
+
+async def test_while_no_engine_is_there_requests_are_a_503_that_says_when_to_come_back(
+    client, backends, monkeypatch
+):
+    monkeypatch.setattr(backends[1], "_lost", "The engine process ended unexpectedly.")
+    answer = await client.post(CHAT, LONG)
+    assert (answer.status, answer.error["code"]) == (503, "unavailable")
+    assert 1 <= int(answer.headers["retry-after"]) <= 120
+    ready = await Client().get("/ready")
+    assert ready.status == 503
+    assert "started again" in ready.json()["reason"]
+    # the other model goes on
+    assert (await client.post(CHAT, {**LONG, "model": "reciter", "max_tokens": 2})).status == 200
+    assert await Completion.objects.acount() == 1
+
+
+async def test_a_full_server_refuses_at_once(client, settings):
+    settings.LLMAPI = settings.LLMAPI.model_copy(update={"max_pending": 2})
+    async with client.stream(CHAT, LONG) as one, client.stream(CHAT, LONG) as two:
+        await one.start()
+        await two.start()
+        answer = await client.post(CHAT, LONG)
+        assert (answer.status, answer.error["code"]) == (503, "overloaded")
+        assert 1 <= int(answer.headers["retry-after"]) <= 120
+    assert await Completion.objects.acount() == 2
+
+
+async def test_draining_lets_streams_finish_and_refuses_new_requests(client):
+    async with client.stream(CHAT, {**LONG, "max_tokens": 300}) as call:
+        await call.start()
+        draining = asyncio.ensure_future(running.drain(timeout_s=30))
+        await asyncio.sleep(0)
+        assert (await Client().get("/ready")).status == 503
+        answer = await client.post(CHAT, LONG)
+        assert (answer.status, answer.error["code"]) == (503, "shutting_down")
+        events = [event async for event in call.events()]
+        await draining
+    assert events[-1] == "[DONE]"
+    assert (await row_after_the_end()).status == "completed"
+
+
+async def test_what_outlasts_the_drain_ends_with_an_error_event_and_is_interrupted(client):
+    async with client.stream(CHAT, LONG) as call:
+        public_id, _ = await first_texts(call, 3)
+        await running.drain(timeout_s=0.05)
+        rest = [event async for event in call.events()]
+    assert rest[-1] == "[DONE]"
+    assert rest[-2]["error"]["message"] == "The server was shut down."
+    row = await row_after_the_end(public_id)
+    assert row.status == "interrupted"
+    assert row.completion_tokens >= 3
+
+
+@pytest.mark.parametrize("failing", ["wrong", "raises"])
+async def test_one_requests_failure_is_its_own(client, backends, failing):
+    """A request that the engine refuses ends alone; its neighbour goes on."""
+    async with client.stream(CHAT, {**LONG, "max_tokens": 200}) as neighbour:
+        await neighbour.start()
+        if failing == "wrong":
+            body = {**LONG, "max_tokens": 900, "n": 128, "seed": 1, "temperature": 1}
+            answer = await client.post(CHAT, {**body, "max_tokens": 2})
+            assert answer.status == 200
+        else:
+            answer = await client.post(CHAT, {**LONG, "stop": "x" * 1000, "max_tokens": 2})
+            assert answer.status == 200
+        events = [event async for event in neighbour.events()]
+    assert events[-1] == "[DONE]"
