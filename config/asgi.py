@@ -4,24 +4,33 @@ import os
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
+from typing import Any
+
+import django
+from asgiref.sync import sync_to_async
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
-from django.core.asgi import get_asgi_application
-from django.core.signals import request_finished
+from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 
-# First of all the imports that need Django's apps: it loads them.
-django_application = ASGIStaticFilesHandler(get_asgi_application())
+django.setup(set_prefix=False)
 
 from llmapi.routing import application as door_before  # noqa: E402
 
 
-def close_connections(**kwargs: object) -> None:
-    """Django's ASGI handler runs each request's views on a thread of its own, which then ends; its
-    connections must end with it. The door's executor threads send no such signal and keep theirs.
+class ClosingHandler(ASGIHandler):
+    """Closes the database connections that a request opened.
+
+    Django runs the views of each request on a thread of its own, which then ends; with
+    CONN_MAX_AGE=None (for the door's executor threads, which live on) its connection would be left
+    behind.
     """
-    connections.close_all()
+
+    async def handle(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().handle(scope, receive, send)
+        finally:
+            # thread-sensitive: on the very thread that the views ran on
+            await sync_to_async(connections.close_all, thread_sensitive=True)()
 
 
-request_finished.connect(close_connections)
-
-application = door_before(django_application)
+application = door_before(ASGIStaticFilesHandler(ClosingHandler()))

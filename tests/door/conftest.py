@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from asgiref.sync import sync_to_async
+from django.db import connections
 
 from accounts.models import User
 from accounts.services import key_create
@@ -56,7 +58,7 @@ def backends(reciter_directory, random_directory, tmp_path_factory):
 
 
 @pytest.fixture
-def served(backends, transactional_db):
+async def served(backends, transactional_db):
     """The models behind the door, and an empty database."""
     models._backends = list(backends)
     running.reset()
@@ -65,6 +67,8 @@ def served(backends, transactional_db):
     # The threads hold connections to the test database, which is emptied or dropped next.
     database.close()
     cpu.close()
+    # So does the thread on which asgiref runs the tests' own queries.
+    await sync_to_async(connections.close_all)()
 
 
 @pytest.fixture
