@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync
 from django.db import connections
 
 from accounts.models import User
@@ -58,7 +58,7 @@ def backends(reciter_directory, random_directory, tmp_path_factory):
 
 
 @pytest.fixture
-async def served(backends, transactional_db):
+def served(backends, transactional_db):
     """The models behind the door, and an empty database."""
     models._backends = list(backends)
     running.reset()
@@ -68,7 +68,7 @@ async def served(backends, transactional_db):
     database.close()
     cpu.close()
     # So does the thread on which asgiref runs the tests' own queries.
-    await sync_to_async(connections.close_all)()
+    SyncToAsync.single_thread_executor.submit(connections.close_all).result()
 
 
 @pytest.fixture

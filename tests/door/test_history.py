@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from django.db import OperationalError, connection
 
 from conversations.models import Completion, Conversation, Message
 from llmapi.executors import database
@@ -152,8 +153,6 @@ async def test_a_request_that_is_refused_leaves_no_row(client):
 async def test_a_database_that_takes_no_row_means_503_and_nothing_is_generated(
     client, backends, monkeypatch
 ):
-    from django.db import OperationalError
-
     from llmapi import completions
 
     def away(new):
@@ -247,22 +246,24 @@ async def test_many_rows_at_once_are_all_written(client):
     assert len(running) == 0
 
 
-async def test_a_lost_database_connection_is_replaced(client):
-    """A thread whose PostgreSQL backend was ended must not fail for ever."""
-    from django.db import connection
+@pytest.fixture
+def backend_of_the_fixtures(user):
+    """The PostgreSQL backend that must still empty the database after the test."""
+    return connection.connection.info.backend_pid if connection.vendor == "postgresql" else None
 
+
+async def test_a_lost_database_connection_is_replaced(client, backend_of_the_fixtures):
+    """A thread whose PostgreSQL backend was ended must not fail for ever."""
     if connection.vendor != "postgresql":
         pytest.skip("SQLite has no connection to lose")
     await client.chat(max_tokens=1)
-    own = connection.connection  # the fixtures', which must still empty the database
-    of_the_test_itself = own.info.backend_pid if own else 0
 
     def end_backends():
         with connection.cursor() as cursor:
             cursor.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
                 "WHERE datname = current_database() AND pid NOT IN (pg_backend_pid(), %s)",
-                [of_the_test_itself],
+                [backend_of_the_fixtures],
             )
 
     await database.run(end_backends)

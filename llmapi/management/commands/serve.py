@@ -147,7 +147,12 @@ class Command(BaseCommand):
 
 def options_with(flags: dict[str, Any]) -> Any:
     """The settings, with the given flags in place of variables. Raises CommandError."""
-    given = {name: flags[name] for name in FLAGS if flags.get(name) not in (None, False)}
+    # `is`, for 0 == False: `--port 0` asks for a free port.
+    given = {
+        name: flags[name]
+        for name in FLAGS
+        if flags.get(name) is not None and flags[name] is not False
+    }
     try:
         return type(settings.LLMAPI)(**given)
     except ValidationError as error:
