@@ -14,6 +14,7 @@ help:
 	@echo "make serve [ARGS='--port 8000 --base_model DIR']   install, migrate, and serve a model"
 	@echo "make test                                         the whole test suite"
 	@echo "make check                                        format, lint, types, imports, migrations, tests"
+	@echo "make bench                                        throughput and latency of this machine"
 	@echo "make format                                       format the code"
 
 # ---- installing ------------------------------------------------------------------------------------
@@ -73,8 +74,8 @@ format: install-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench:
-	@echo "The benchmarks come with the fast engine (docs/roadmap.md)."; exit 1
+bench: install-dev
+	$(BIN)/python -m benchmarks.bench $(ARGS)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache
