@@ -1,6 +1,6 @@
 """A closed loop of streaming chat clients against any OpenAI-compatible URL.
 
-    python benchmarks/load_client.py http://127.0.0.1:19327 SmolLM2-135M-Instruct -c 1 8 --key sk-...
+    python benchmarks/load_client.py http://127.0.0.1:19327 SmolLM2-135M-Instruct --key sk-...
 
 Each of C clients sends its next request when its last is answered, until N requests are done.
 Requests are greedy with every sampling parameter sent, so that no server's defaults count. Prompts

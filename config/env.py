@@ -151,12 +151,15 @@ class ServerSettings(BaseSettings):
     @classmethod
     def is_database_url(cls, value: str | None) -> str | None:
         if value is not None:
+            scheme = value.partition("://")[0]
             try:
                 dj_database_url.parse(value)
             except Exception as error:
                 raise ValueError(
                     "is not a database URL such as postgres://user:password@host:5432/name"
                 ) from error
+            if scheme not in ("postgres", "postgresql", "sqlite"):
+                raise ValueError("must be a PostgreSQL (postgres://) or SQLite (sqlite:///) URL")
         return value
 
     @field_validator("engine", "dtype", "log_level", mode="before")

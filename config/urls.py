@@ -3,6 +3,11 @@ from django.urls import include, path
 from django.views.generic import RedirectView
 from drf_spectacular.views import SpectacularJSONAPIView, SpectacularSwaggerView
 
+admin.site.site_header = admin.site.site_title = "llmapi"
+admin.site.index_title = "Administration"
+# The lists are wide, and the index is one click away.
+admin.site.enable_nav_sidebar = False
+
 urlpatterns = [
     path("", RedirectView.as_view(url="/docs/")),
     path("", include("llmapi.urls")),

@@ -4,10 +4,10 @@ The three of the door hold a route's policies, serializer and documentation; `ll
 those policies itself and answers POST. Models and probes are plain views.
 """
 
-from typing import ClassVar, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 from django.db import DatabaseError, connection
-from drf_spectacular.utils import OpenApiResponse, OpenApiTypes, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiResponse, OpenApiTypes, extend_schema
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -48,6 +48,11 @@ STREAMS = (
 )
 
 
+def example(value: dict[str, Any]) -> list[OpenApiExample]:
+    """What the documentation page proposes to send."""
+    return [OpenApiExample("A first request", value=value, request_only=True)]
+
+
 class DoorView(APIView):
     """A route whose POST is answered by a consumer (`llmapi.routing`)."""
 
@@ -68,6 +73,9 @@ class ChatCompletionsView(DoorView):
         description="Messages use OpenAI's key `content`, or the seed's `message`; the latter gets "
         "the seed's shape of answer, which lists the conversation before it." + STREAMS,
         request=ChatCompletionSerializer,
+        examples=example(
+            {"messages": [{"role": "user", "content": "What is the capital of China?"}]}
+        ),
         responses={
             (200, "application/json"): ChatCompletionResponse,
             (200, "text/event-stream"): OpenApiTypes.STR,
@@ -88,6 +96,7 @@ class CompletionsView(DoorView):
         description="A text prompt is an instruction, wrapped in the model's template; "
         '`"template": "none"` continues it raw, as prompts of token ids always are.' + STREAMS,
         request=CompletionSerializer,
+        examples=example({"prompt": "Name three colours.", "max_tokens": 60}),
         responses={
             (200, "application/json"): CompletionResponse,
             (200, "text/event-stream"): OpenApiTypes.STR,
@@ -107,6 +116,7 @@ class EmbeddingsView(DoorView):
         summary="Embed texts",
         description="The mean of the last hidden state over the tokens, L2-normalised.",
         request=EmbeddingSerializer,
+        examples=example({"input": "The weather is fine today."}),
         responses={200: EmbeddingResponse, **ERRORS},
         tags=["Embeddings"],
     )

@@ -35,14 +35,20 @@ Launch = Callable[[Connection, EngineConfig], EngineHandle]
 
 def launch_process(theirs: Connection, config: EngineConfig) -> EngineHandle:
     """The engine as a child process: its own GIL, and its crash is not ours."""
-    from llmapi.engine.worker import worker_process
-
     process = multiprocessing.get_context("spawn").Process(
-        target=worker_process, args=(theirs, config), name="llmapi-engine"
+        target=engine_process, args=(theirs, config), name="llmapi-engine"
     )
     process.start()
     theirs.close()
     return process
+
+
+def engine_process(theirs: Connection, config: EngineConfig) -> None:
+    """What the child runs. It alone imports the worker: torch takes seconds, and two threads of the
+    web process must not import transformers at the same time."""
+    from llmapi.engine.worker import worker_process
+
+    worker_process(theirs, config)
 
 
 def launch_thread(theirs: Connection, config: EngineConfig) -> EngineHandle:

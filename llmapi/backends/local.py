@@ -100,6 +100,8 @@ class LocalBackend(Backend):
     def start(self, report: Callable[[str], None]) -> None:
         self._report = report
         self.link.start()
+        # Takes seconds, so it is done while the engine loads rather than after.
+        threading.Thread(target=PromptEncoder.warm_up, name="import", daemon=True).start()
 
     def wait_ready(self, timeout_s: float | None = None) -> None:
         if not self._settled.wait(timeout_s):
@@ -206,11 +208,12 @@ class LocalBackend(Backend):
                 self._report(message.message)
 
     def _become_ready(self, info: ModelInfo) -> None:
-        self._report("Reading the tokenizer")
+        if self._encoder is None:  # a restarted engine serves the same model
+            self._report("Reading the tokenizer")
+            self._encoder = PromptEncoder.load(
+                info.tokenizer_path, info.context_length, info.vocab_size
+            )
         self._info = info
-        self._encoder = PromptEncoder.load(
-            info.tokenizer_path, info.context_length, info.vocab_size
-        )
         self._card = ModelCard(
             id=info.name,
             created=int(time.time()),

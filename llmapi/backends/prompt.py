@@ -43,6 +43,11 @@ class PromptEncoder:
     context_length: int
     vocab_size: int
 
+    @staticmethod
+    def warm_up() -> None:
+        """Import what `load` needs."""
+        import transformers.models.auto.tokenization_auto  # noqa: F401
+
     @classmethod
     def load(cls, path: str, context_length: int, vocab_size: int) -> "PromptEncoder":
         """Read the tokenizer of a local directory (seconds for a large vocabulary)."""

@@ -49,9 +49,15 @@ class SamplingDefaults:
             top_p=top_p,
             top_k=int(chosen("top_k")),
             repetition_penalty=float(chosen("repetition_penalty")),
-            # left out, it is the seed's default: true
-            do_sample=options.do_sample is not False and temperature > 0 and top_p > 0,
+            do_sample=self.samples(options) and temperature > 0 and top_p > 0,
             num_beams=options.num_beams or 1,
             seed=options.seed,
             stop=tuple(dict.fromkeys((*(options.stop or ()), *template_stops))),
         )
+
+    def samples(self, options: GenerationOptions) -> bool:
+        """Left out, `do_sample` is true as in the seed, unless the model's file says otherwise and
+        the client did not ask for a temperature."""
+        if options.do_sample is not None:
+            return options.do_sample
+        return options.temperature is not None or bool(self.model.get("do_sample", True))

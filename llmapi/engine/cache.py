@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy
 import torch
 from torch import Tensor
 
@@ -30,8 +31,8 @@ class KVCache:
 
     With the heads outermost, a plain row gather of several sequences' blocks is already the
     `[kv_heads * sequences, length, dim]` that a batched matmul wants: no transpose, no copy of each
-    head for its group of queries. The memory is zeroed lazily by the system, so a big pool costs
-    nothing until it is used.
+    head for its group of queries. On a CPU the system zeroes the memory when it is first touched,
+    so a big pool costs nothing until it is used.
     """
 
     def __init__(
@@ -45,9 +46,7 @@ class KVCache:
 
         def pools(dim: int) -> list[Tensor]:
             size = (rows, block_size * dim)
-            return [
-                torch.zeros(size, dtype=shape.dtype, device=device) for _ in range(shape.layers)
-            ]
+            return [zeros(size, shape.dtype, device) for _ in range(shape.layers)]
 
         self._keys = pools(shape.key_dim)
         self._values = pools(shape.value_dim)
@@ -90,3 +89,11 @@ class KVCache:
         )
         for pool in (*self._keys, *self._values):
             pool.index_fill_(0, rows, 0)
+
+
+def zeros(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Like torch.zeros, which would write to every page at once; numpy's asks for zeroed pages."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    count = size[0] * size[1] * dtype.itemsize
+    return torch.from_numpy(numpy.zeros(count, dtype=numpy.uint8)).view(dtype).view(size)
