@@ -139,7 +139,7 @@ class DoorConsumer(AsyncHttpConsumer):
         ]
 
     async def send_json(self, value: Any, status: int = 200, extra: Any = ()) -> None:
-        body = sse.encode_json(value)
+        body = sse.encode_json(value) + b"\n"  # so that a shell prompt starts on a line of its own
         self.headers_sent = True
         length = (b"content-length", str(len(body)).encode())
         await self.send_response(

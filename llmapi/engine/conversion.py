@@ -3,13 +3,14 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from filelock import FileLock
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
 from llmapi.engine.messages import LoadProgress
 from llmapi.engine.source import LoadError
@@ -69,10 +70,12 @@ def _convert(gguf: Path, directory: Path, report: Report) -> None:
     report(LoadProgress(f"Converting {name}, once: the tokenizer"))
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
-        report(LoadProgress(f"Converting {name}, once: the weights (about 20 s per 100 MB)"))
-        model: Any = AutoModelForCausalLM.from_pretrained(
-            where, gguf_file=name, dtype=torch.float32
-        )
+        doing = f"Converting {name}, once: the weights"
+        report(LoadProgress(f"{doing} (about 20 s per 100 MB)"))
+        with _tensors_counted(lambda share: report(LoadProgress(doing, share))):
+            model: Any = AutoModelForCausalLM.from_pretrained(
+                where, gguf_file=name, dtype=torch.float32
+            )
     except OSError:
         raise
     except Exception as error:
@@ -87,3 +90,21 @@ def _convert(gguf: Path, directory: Path, report: Report) -> None:
     report(LoadProgress(f"Converting {name}, once: writing it down"))
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
+
+
+@contextmanager
+def _tensors_counted(tell: Callable[[float], None]) -> Iterator[None]:
+    """Tell every tenth of the tensors that transformers has read, in place of its progress bar."""
+
+    def counted(tensors: Sequence[Any], **_: Any) -> Iterator[Any]:
+        for number, tensor in enumerate(tensors, 1):
+            yield tensor
+            if number * 10 // len(tensors) > (number - 1) * 10 // len(tensors):
+                tell(number / len(tensors))
+
+    bar = modeling_gguf_pytorch_utils.tqdm
+    modeling_gguf_pytorch_utils.tqdm = counted
+    try:
+        yield
+    finally:
+        modeling_gguf_pytorch_utils.tqdm = bar

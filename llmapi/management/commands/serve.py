@@ -1,5 +1,7 @@
 """`manage.py serve`: everything that a server needs, from an empty directory to a ready model."""
 
+import os
+import sys
 import threading
 import time
 from pathlib import Path
@@ -168,6 +170,7 @@ def url_of(host: str, port: int) -> str:
 def first_start_text(url: str, username: str, password: str, key: str) -> str:
     """What is printed once: who may sign in, the first key, and three commands that work now."""
     line = "-" * 78
+    python = os.path.relpath(sys.executable)
     return f"""
 {line}
 This is the first start. The following is shown once; keep it.
@@ -189,7 +192,7 @@ curl {url}/v1/embeddings \\
   -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \\
   -d '{{"input": "The weather is fine today."}}'
 
-More keys: python manage.py createkey USERNAME. Interactive documentation: {url}/docs/
+More keys: {python} manage.py createkey USERNAME. Interactive documentation: {url}/docs/
 {line}
 """
 
