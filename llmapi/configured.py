@@ -10,6 +10,7 @@ from llmapi.backends.echo import EchoBackend
 from llmapi.backends.local import LocalBackend
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.embedded import embedded_model_path
+from llmapi.engine.source import LoadError, check_local
 
 NOT_BUILT_YET = ("lora_model", "load_in_8bit", "load_in_4bit")
 
@@ -41,7 +42,7 @@ def engine_config(options: Any) -> EngineConfig:
                 f"--{name} (LLMAPI_{name.upper()}) is not built into this version yet; "
                 "leave it out."
             )
-    return EngineConfig(
+    config = EngineConfig(
         base_model=options.base_model or embedded_model(),
         cache_dir=str(Path(options.var_dir) / "models"),
         tokenizer_path=options.tokenizer_path,
@@ -54,6 +55,11 @@ def engine_config(options: Any) -> EngineConfig:
         kv_cache_tokens=options.kv_cache_tokens,
         context_length=options.context_length,
     )
+    try:
+        check_local(config)
+    except LoadError as error:
+        raise ImproperlyConfigured(str(error)) from error
+    return config
 
 
 def embedded_model() -> str:
@@ -68,13 +74,11 @@ def embedded_model() -> str:
 
 def device(options: Any) -> str:
     """`--gpus 1` means that GPU, `--only_cpu` none; neither: a GPU if torch sees one."""
-    if options.only_cpu:
-        return "cpu"
-    if options.gpus is None:
-        return "auto"
-    if not options.gpus.isdecimal():
+    if options.gpus is not None and not options.gpus.isdecimal():
         raise ImproperlyConfigured(
             f"--gpus (LLMAPI_GPUS) takes the number of one GPU, such as 0 (it is "
             f"'{options.gpus}'); several GPUs are not built into this version yet."
         )
-    return f"cuda:{options.gpus}"
+    if options.only_cpu:
+        return "cpu"
+    return "auto" if options.gpus is None else f"cuda:{options.gpus}"

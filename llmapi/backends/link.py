@@ -35,6 +35,10 @@ Launch = Callable[[Connection, EngineConfig], EngineHandle]
 
 def launch_process(theirs: Connection, config: EngineConfig) -> EngineHandle:
     """The engine as a child process: its own GIL, and its crash is not ours."""
+    # OpenMP's threads spin at every barrier by default, hundreds of times a token. As soon as
+    # anything else wants a core, they spin away the time of the very thread that they wait for
+    # (docs/benchmarks.md). libgomp reads it when the child starts.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     process = multiprocessing.get_context("spawn").Process(
         target=engine_process, args=(theirs, config), name="llmapi-engine"
     )
@@ -136,21 +140,24 @@ class EngineLink:
     def _one_life(self, has_served: bool) -> "Ending":
         """Start an engine and hear it to its end."""
         ending = Ending()
-        ours, theirs = multiprocessing.get_context("spawn").Pipe()
-        self._connection = ours
-        outbox: SimpleQueue[Inbound | None] = SimpleQueue()
-        self.handle = self.launch(theirs, self.config)
+        try:
+            self._launch()
+        except OSError as error:  # no memory or no process to be had
+            ending.sentence = f"The engine process could not be started: {error}."
+            return ending
+        connection, outbox = self._connection, self._outbox
+        assert connection is not None
+        assert outbox is not None
         # Its own thread: sending a long prompt to a busy engine blocks for seconds.
         writer = threading.Thread(
-            target=write_all, args=(ours, outbox), name="engine-writer", daemon=True
+            target=write_all, args=(connection, outbox), name="engine-writer", daemon=True
         )
         writer.start()
-        self._outbox = outbox
         if self._stopping.is_set():
             self._hang_up()
         try:
             while True:
-                message: Outbound = ours.recv()
+                message: Outbound = connection.recv()
                 if isinstance(message, Ready):
                     ending.was_ready = True
                 elif isinstance(message, LoadFailed):
@@ -166,13 +173,25 @@ class EngineLink:
         finally:
             self._outbox = None
             outbox.put(None)
-            self._end(self.handle)
+            self._end()
             writer.join(timeout=5)
-            ours.close()
+            connection.close()
             self._connection = None
         return ending
 
-    def _end(self, handle: EngineHandle) -> None:
+    def _launch(self) -> None:
+        ours, theirs = multiprocessing.get_context("spawn").Pipe()
+        try:
+            self.handle = self.launch(theirs, self.config)
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
+        self._connection, self._outbox = ours, SimpleQueue()
+
+    def _end(self) -> None:
+        handle = self.handle
+        assert handle is not None
         self._hang_up()
         handle.join(timeout=10)
         if handle.is_alive() and isinstance(handle, multiprocessing.process.BaseProcess):

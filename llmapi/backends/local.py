@@ -79,6 +79,8 @@ class LocalBackend(Backend):
         self._lost: str | None = None
         self._failed: str | None = None
         self._settled = threading.Event()
+        # Importing takes seconds, so it is done while the engine loads rather than after.
+        self._warming_up = threading.Thread(target=PromptEncoder.warm_up, name="import")
         self._mailboxes: dict[str, Mailbox] = {}
 
     # ---- life -----------------------------------------------------------------------------------
@@ -100,8 +102,7 @@ class LocalBackend(Backend):
     def start(self, report: Callable[[str], None]) -> None:
         self._report = report
         self.link.start()
-        # Takes seconds, so it is done while the engine loads rather than after.
-        threading.Thread(target=PromptEncoder.warm_up, name="import", daemon=True).start()
+        self._warming_up.start()
 
     def wait_ready(self, timeout_s: float | None = None) -> None:
         if not self._settled.wait(timeout_s):
@@ -210,6 +211,7 @@ class LocalBackend(Backend):
     def _become_ready(self, info: ModelInfo) -> None:
         if self._encoder is None:  # a restarted engine serves the same model
             self._report("Reading the tokenizer")
+            self._warming_up.join()  # transformers may not be imported by two threads at once
             self._encoder = PromptEncoder.load(
                 info.tokenizer_path, info.context_length, info.vocab_size
             )

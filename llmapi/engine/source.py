@@ -4,8 +4,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
-
 from llmapi.engine.config import EngineConfig
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
@@ -58,6 +56,15 @@ def find_source(config: EngineConfig) -> Source:
     return Source(directory, None, config.served_name or given.rpartition("/")[2])
 
 
+def check_local(config: EngineConfig) -> None:
+    """What can be told in a moment and without the hub. Raises LoadError."""
+    if Path(config.base_model).expanduser().exists() or not _HUB_ID.fullmatch(config.base_model):
+        find_source(config)
+    given = config.tokenizer_path
+    if given and (Path(given).expanduser().exists() or not _HUB_ID.fullmatch(given)):
+        find_tokenizer(given)
+
+
 def find_tokenizer(given: str) -> Path:
     """The directory that `tokenizer_path` means. Raises LoadError."""
     path = Path(given).expanduser()
@@ -74,6 +81,8 @@ def find_tokenizer(given: str) -> Path:
 def fetch(hub_id: str, patterns: tuple[str, ...]) -> Path:
     """A local copy of those files of a hub repository; only fetched if not here yet. Raises
     LoadError."""
+    from huggingface_hub import snapshot_download  # slow to import, and seldom needed
+
     try:
         return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
     except Exception as error:

@@ -8,6 +8,9 @@ import time
 import pytest
 
 from conversations.models import Completion
+from llmapi.backends.link import launch_thread
+from llmapi.backends.local import LocalBackend
+from llmapi.engine.config import EngineConfig
 from llmapi.running import running
 from tests.door.client import Client
 from tests.door.test_history import first_texts, row_after_the_end
@@ -112,3 +115,23 @@ async def test_one_requests_failure_is_its_own(client, backends, failing):
             assert answer.status == 200
         events = [event async for event in neighbour.events()]
     assert events[-1] == "[DONE]"
+
+
+def test_an_engine_that_cannot_be_started_is_tried_again(tmp_path, reciter_directory):
+    """No memory for a process, say: the server waits, and is ready when there is."""
+    attempts = []
+
+    def launch(theirs, config):
+        attempts.append(theirs)
+        if len(attempts) == 1:
+            raise OSError(12, "Cannot allocate memory")
+        return launch_thread(theirs, config)
+
+    config = EngineConfig(base_model=str(reciter_directory), cache_dir=str(tmp_path), threads=1)
+    backend = LocalBackend(config, launch=launch)
+    backend.start(lambda line: None)
+    try:
+        backend.wait_ready(60)
+    finally:
+        backend.stop()
+    assert len(attempts) == 2

@@ -1,0 +1,167 @@
+"""The ledger against the database: plain functions from both to the promises that were broken.
+
+A rule is one function; `RULES` names those that hold after any history of kills.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from tests.chaos.ledger import Ledger, digest
+from tests.serve.history import Stored, StoredCompletion, StoredMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken promise: which, of which request, and what was seen."""
+
+    rule: str
+    request: str
+    seen: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.request}: {self.seen}"
+
+
+Rule = Callable[[Ledger, Stored], Iterator[Violation]]
+
+
+def violations(ledger: Ledger, stored: Stored) -> list[Violation]:
+    """Every rule broken, in the order of the rules."""
+    return [violation for rule in RULES for violation in rule(ledger, stored)]
+
+
+def report(found: Iterable[Violation]) -> str:
+    """How often each rule was broken, then each case."""
+    found = list(found)
+    if not found:
+        return "no violations"
+    counts = Counter(violation.rule for violation in found)
+    head = ", ".join(f"{rule} ({count})" for rule, count in counts.items())
+    return "\n  ".join([f"{len(found)} violations: {head}", *map(str, found)])
+
+
+# ---- the rules ----------------------------------------------------------------------------------
+
+
+def accepted_is_one_row(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    rows = rows_by_request(stored)
+    for request, told in ledger.told.items():
+        found = rows.get(request, [])
+        if len(found) != 1:
+            yield Violation("accepted_is_one_row", request, f"{len(found)} rows")
+        elif told.public_id not in (None, found[0].public_id):
+            seen = f"told {told.public_id}, stored {found[0].public_id}"
+            yield Violation("accepted_is_one_row", request, seen)
+
+
+def finished_is_completed_with_its_text(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    rule = "finished_is_completed_with_its_text"
+    rows = rows_by_request(stored)
+    for told in ledger.finished:
+        for row in rows.get(told.request, []):
+            if row.status != "completed":
+                yield Violation(rule, told.request, f"status {row.status}")
+            elif [digest(text) for text in row.texts] != [told.finished]:
+                yield Violation(rule, told.request, f"another text: {row.texts!r}")
+
+
+def nothing_is_running(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    """To be asked when no request is under way."""
+    for row in stored.completions:
+        if row.status == "running":
+            yield Violation("nothing_is_running", row.request_id, row.public_id)
+
+
+def partial_text_is_of_the_same_answer(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    """Of a stream that broke off more or less may be stored than was received, nothing else."""
+    rows = rows_by_request(stored)
+    for request, told in ledger.told.items():
+        for row in rows.get(request, []):
+            kept = "".join(row.texts)
+            partial = told.partial
+            if partial is not None and not (kept.startswith(partial) or partial.startswith(kept)):
+                seen = f"received {partial!r}, stored {kept!r}"
+                yield Violation("partial_text_is_of_the_same_answer", request, seen)
+
+
+def what_was_asked_is_stored(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    """A prompt in its row; a chat as the path from its head to the root of its tree."""
+    rows = rows_by_request(stored)
+    messages = {message.pk: message for message in stored.messages}
+    for request, told in ledger.told.items():
+        for row in rows.get(request, []):
+            asked = path_to(row, messages) if row.kind == "chat" else row.prompt
+            if digest(asked) != told.asked:
+                yield Violation("what_was_asked_is_stored", request, repr(asked)[:200])
+
+
+def nothing_is_stored_twice(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    """Each user message and each prompt of the client is its own, so each is stored once; each
+    answer belongs to one choice."""
+    rule = "nothing_is_stored_twice"
+    said = Counter(m.content for m in stored.messages if m.role == "user")
+    said.update(row.prompt for row in stored.completions if row.kind == "completion")
+    for text, count in said.items():
+        if count > 1:
+            yield Violation(rule, "-", f"{count} times {text[:80]!r}")
+    answers = Counter(
+        (m.completion_id, m.choice_index) for m in stored.messages if m.role == "assistant"
+    )
+    for (completion, choice), count in answers.items():
+        if count > 1 or completion is None:
+            seen = f"{count} messages for choice {choice} of row {completion}"
+            yield Violation(rule, "-", seen)
+
+
+def refusals_are_unavailability(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    """While a server starts, 503; a client that does nothing wrong is told nothing else."""
+    for (status, code), count in ledger.refused.items():
+        if status != 503:
+            seen = f"{count} times {status} {code}"
+            yield Violation("refusals_are_unavailability", "-", seen)
+
+
+RULES: tuple[Rule, ...] = (
+    accepted_is_one_row,
+    finished_is_completed_with_its_text,
+    nothing_is_running,
+    partial_text_is_of_the_same_answer,
+    what_was_asked_is_stored,
+    nothing_is_stored_twice,
+    refusals_are_unavailability,
+)
+
+
+def all_finished(ledger: Ledger) -> Iterator[Violation]:
+    """For the client of a server that nobody kills: each of its requests came to its end."""
+    for request, told in ledger.told.items():
+        if told.finished is None:
+            yield Violation("all_finished", request, f"broke off after {told.partial!r}"[:200])
+
+
+def still_alive(ids: Iterable[str], stored: Stored) -> Iterator[Violation]:
+    """Requests that a living process worked on, some time later."""
+    statuses = {row.public_id: row.status for row in stored.completions}
+    for public_id in ids:
+        if statuses.get(public_id) not in ("running", "completed"):
+            yield Violation("still_alive", public_id, f"status {statuses.get(public_id)}")
+
+
+# ---- looking things up --------------------------------------------------------------------------
+
+
+def rows_by_request(stored: Stored) -> dict[str, list[StoredCompletion]]:
+    rows = defaultdict(list)
+    for row in stored.completions:
+        rows[row.request_id].append(row)
+    return rows
+
+
+def path_to(row: StoredCompletion, messages: dict[int, StoredMessage]) -> list[list[str]]:
+    path = []
+    pk = row.head_id
+    while pk is not None:
+        path.append([messages[pk].role, messages[pk].content])
+        pk = messages[pk].parent_id
+    return path[::-1]

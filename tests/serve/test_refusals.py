@@ -1,0 +1,88 @@
+"""Starts that cannot succeed end with exit code 1 and a sentence that says what to change."""
+
+import socket
+from contextlib import closing
+
+import pytest
+
+LOADING = ("Loading", "tokenizer", "Preparing the database")
+
+
+def refused(server) -> str:
+    """The sentence of a start that was refused: one line, no traceback, before any loading."""
+    assert server.run(60) == 1
+    assert server.out == ""
+    assert "Traceback" not in server.err
+    assert not any(word in server.err for word in LOADING), server.err
+    (sentence,) = server.err.strip().splitlines()
+    return sentence
+
+
+def test_a_port_in_use_is_refused_before_anything_is_loaded(new_server):
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        sentence = refused(new_server(port=port, database_url=None))
+    assert f"127.0.0.1:{port}" in sentence
+    assert "--port" in sentence
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--port", "70000"], "--port"),
+        (["--gpus", "all"], "--gpus"),
+        (["--load_in_8bit"], "--load_in_8bit"),
+        (["--lora_model", "somewhere"], "--lora_model"),
+    ],
+)
+def test_a_bad_flag_is_named(new_server, flags, named):
+    assert named in refused(new_server(flags=flags, database_url=None))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("LLMAPI_PORT", "many"),
+        ("LLMAPI_MAX_BATCH", "0"),
+        ("LLMAPI_ONLY_CPU", "perhaps"),
+        ("LLMAPI_BASE_MODLE", "somewhere"),
+        ("LLMAPI_SHUTDOWN_TIMEOUT_S", "soon"),
+        ("DATABASE_URL", "nonsense"),
+        ("SECRET_KEY", "short"),
+    ],
+)
+def test_a_bad_variable_is_named(new_server, variable, value):
+    server = new_server(database_url=None, **{variable: value})
+    sentence = refused(server)
+    assert variable in sentence
+    if variable in ("SECRET_KEY", "DATABASE_URL"):
+        assert value not in sentence
+
+
+def test_a_misspelt_flag_is_refused_with_the_usage(new_server):
+    """By argparse, with its exit code."""
+    server = new_server(flags=["--base_modle", "somewhere"], database_url=None)
+    assert server.run() == 2
+    assert "--base_modle" in server.err
+    assert "Traceback" not in server.err
+
+
+def test_a_database_that_does_not_answer_is_named_by_its_variable(new_server):
+    with closing(socket.socket()) as nobody:  # bound, but nobody listens
+        nobody.bind(("127.0.0.1", 0))
+        url = f"postgres://someone:hidden@127.0.0.1:{nobody.getsockname()[1]}/nothing"
+        server = new_server(database_url=url)
+        assert server.run() == 1
+    assert "DATABASE_URL" in server.err
+    assert "Traceback" not in server.err
+    assert "hidden" not in server.err
+
+
+def test_a_model_directory_that_does_not_exist_is_named(new_server, tmp_path):
+    server = new_server(model=tmp_path / "no-model-here")
+    assert server.run() == 1
+    assert "no-model-here" in server.err
+    assert "Traceback" not in server.err
+    assert server.out == "", "neither a key nor a URL is printed"
