@@ -71,12 +71,14 @@ def run_campaign(
     bystander: ServerUnderTest | None = None,
     engine_too: bool = True,
     reconcile_s: float = RECONCILE_S,
+    mid_stream: bool = False,
 ) -> Report:
     """Kill `server` so many times and start it again on the same database and port.
 
     `bystander`: a second server on that database, which nobody kills and which streams all the
     time. `engine_too`: web and engine die together in half of the cases; else, or where there is no
-    engine, the web process alone.
+    engine, the web process alone. `mid_stream`: no kill comes while nothing is under way, so that
+    one kill is enough to find out a broken build.
     """
     chance = random.Random(seed)
     history = History(server.var_dir, server.database_url)
@@ -89,11 +91,14 @@ def run_campaign(
             bystander.wait_ready()
             living = {history.process_of(bystander.pid)}
             stack.enter_context(client(bystander, beside, "--workers", "2", "--long", "150"))
-        stack.enter_context(client(server, ledger, "--seed", str(seed)))
+        long = ("--long", "60") if mid_stream else ()
+        stack.enter_context(client(server, ledger, "--seed", str(seed), *long))
         for _ in range(kills):
             wait_for_traffic(ledger)
             # Random on purpose: at any moment of any request.
             time.sleep(chance.uniform(0, LONGEST_LIFE_S))
+            if mid_stream:
+                until(lambda: under_way(ledger), "a request is under way")
             alive: list[str] = []
             if bystander is not None:
                 alive = until(lambda: history.running_of(living), "the bystander streams")
@@ -137,6 +142,14 @@ def wait_for_traffic(path: Path) -> None:
         )
 
     until(flows, "the client's requests are answered", 60)
+
+
+def under_way(path: Path) -> bool:
+    """Whether the client was told that a request is accepted, and not yet how it ended."""
+    return any(
+        told.public_id is not None and told.finished is None and told.partial is None
+        for told in read_ledger(path).told.values()
+    )
 
 
 def left_running(history: History, processes: set[int], within_s: float) -> list[Violation]:

@@ -91,7 +91,9 @@ def test_a_hundred_kills(module_servers, tmp_path):
 def test_the_ledger_finds_a_broken_build_and_passes_a_sound_one(new_server, tmp_path, name, rules):
     server = new_server(port=free_port(), **variant(name))
     wait = {"reconcile_s": 0.5} if name == "no_sweep" else {}
-    report = run_campaign(server, tmp_path, kills=1, seed=3, engine_too=False, **wait)
+    report = run_campaign(
+        server, tmp_path, kills=1, seed=3, engine_too=False, mid_stream=True, **wait
+    )
     print(report)
     assert {violation.rule for violation in report.violations} >= rules
     assert bool(report.violations) == bool(rules), str(report)

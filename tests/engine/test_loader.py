@@ -161,7 +161,7 @@ def test_a_damaged_directory_is_refused_with_a_sentence(
 def test_a_path_that_leads_nowhere_is_refused_without_asking_the_hub(
     given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llmapi.engine.source.snapshot_download", _never)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _never)
     with pytest.raises(LoadError, match="There is no model at"):
         load(config(given, tmp_path))
 
@@ -176,7 +176,7 @@ def test_a_hub_id_out_of_reach_is_refused_with_a_sentence(
     def unreachable(*args: object, **kwargs: object) -> None:
         raise OSError("no network")
 
-    monkeypatch.setattr("llmapi.engine.source.snapshot_download", unreachable)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", unreachable)
     with pytest.raises(LoadError, match="could not be fetched"):
         load(config("someone/something", tmp_path))
 
