@@ -4,6 +4,7 @@ A field `base_model` is the variable `LLMAPI_BASE_MODEL`; the few with an alias 
 Django deployments expect. docs/settings.md shows this table to operators.
 """
 
+import contextlib
 import difflib
 import os
 import secrets
@@ -184,9 +185,13 @@ def load() -> ServerSettings:
             hint = f" Did you mean {nearest[0]}?" if nearest else ""
             sys.exit(f"llmapi: {name} is not a setting of this server.{hint}")
     try:
-        return ServerSettings()
+        settings = ServerSettings()
+        settings.var_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except ValidationError as error:
         sys.exit(explain(error))
+    except OSError as error:
+        sys.exit(f"llmapi: LLMAPI_VAR_DIR: '{error.filename}': {error.strerror}")
+    return settings
 
 
 def explain(error: ValidationError) -> str:
@@ -204,11 +209,13 @@ def explain(error: ValidationError) -> str:
 def read_or_make_secret_key(var_dir: Path) -> str:
     """The key that signs sessions: made on the first start, readable by its owner alone."""
     path = var_dir / "secret_key"
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text().strip()
-    key = secrets.token_urlsafe(50)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(key + "\n")
-    return key
+    if not path.exists():
+        # Under another name first: of two servers that start at once, neither reads half a key.
+        mine = var_dir / f"secret_key.{os.getpid()}"
+        descriptor = os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(50) + "\n")
+        with contextlib.suppress(FileExistsError):
+            os.link(mine, path)
+        mine.unlink()
+    return path.read_text().strip()

@@ -7,7 +7,6 @@ from config import env
 LLMAPI = env.load()
 BASE_DIR = env.PROJECT_DIR
 VAR_DIR = LLMAPI.var_dir
-VAR_DIR.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 SECRET_KEY = LLMAPI.secret_key or env.read_or_make_secret_key(VAR_DIR)
 DEBUG = LLMAPI.debug

@@ -14,7 +14,6 @@ from channels.exceptions import StopConsumer
 from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
-from django.db import Error as DatabaseError
 
 from llmapi import payloads, sse
 from llmapi.completions import (
@@ -96,11 +95,6 @@ class DoorConsumer(AsyncHttpConsumer):
             if running.expired:  # it was the server that left, so the client still listens
                 await self.send_error(ServerUnavailable("The server was shut down."))
             raise
-        except DatabaseError as error:
-            logger.error("The database failed (%s)", self.request_id, exc_info=error)
-            await self.send_error(
-                ServerUnavailable("The database does not answer.", code="database_unavailable")
-            )
         except Exception as error:
             await self.send_error(as_api_error(error))
 

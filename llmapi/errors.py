@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig
+from django.db import Error as DatabaseError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
@@ -127,6 +128,9 @@ def as_api_error(exception: BaseException) -> ApiError:
             error = ApiError(str(exception.detail), code=str(exception.default_code))
             error.status_code = exception.status_code
             return error
+        case DatabaseError():
+            logger.error("The database failed", exc_info=exception)
+            return ServerUnavailable("The database does not answer.", code="database_unavailable")
         case DisallowedHost():
             return HostNotAllowed(
                 "This host name is not served here. The operator names the allowed ones in "

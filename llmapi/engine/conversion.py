@@ -18,7 +18,9 @@ from llmapi.engine.source import LoadError
 FORMAT_VERSION = 1
 """Raise it when the same file would now be converted differently."""
 
-_CHUNK = 16 * 1024 * 1024
+_CHUNK = 64 * 1024 * 1024
+_WORTH_TELLING = 2 * 1024**3
+"""Smaller files are read in a second or two."""
 
 Report = Callable[[LoadProgress], None]
 
@@ -61,7 +63,8 @@ def _content_hash(path: Path, report: Report) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
             done += len(chunk)
-            report(LoadProgress(f"Reading {path.name}", done / size))
+            if size >= _WORTH_TELLING:
+                report(LoadProgress(f"Reading {path.name}", done / size))
     return digest.hexdigest()[:32]
 
 

@@ -6,7 +6,9 @@ import socket
 import time
 
 import pytest
+from django.db import OperationalError
 
+from accounts.authentication import ApiKeyAuthentication
 from conversations.models import Completion
 from llmapi.backends.link import launch_thread
 from llmapi.backends.local import LocalBackend
@@ -135,3 +137,14 @@ def test_an_engine_that_cannot_be_started_is_tried_again(tmp_path, reciter_direc
     finally:
         backend.stop()
     assert len(attempts) == 2
+
+
+async def test_while_the_database_is_away_every_route_is_a_503(client, monkeypatch):
+    def away(self, parsed):
+        raise OperationalError("gone")
+
+    monkeypatch.setattr(ApiKeyAuthentication, "find_key", away)
+    for answer in (await client.post(CHAT, LONG), await client.get("/v1/models")):
+        assert (answer.status, answer.error["code"]) == (503, "database_unavailable")
+        assert 1 <= int(answer.headers["retry-after"]) <= 120
+        assert "gone" not in answer.error["message"]
