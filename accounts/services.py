@@ -91,10 +91,11 @@ def anonymous_user() -> User:
 
 
 def first_staff_create() -> tuple[User, str, str] | None:
-    """On a database without any user: makes the superuser `admin` with a random password and a key,
+    """On a database without any user but `anonymous` (who may have come while the model was being
+    loaded): makes the superuser `admin` with a random password and a key,
     and returns (user, password, key's text). None if there are users, or another server that
     starts at the same time makes it."""
-    if User.objects.exists():
+    if User.objects.exclude(username=ANONYMOUS_USERNAME).exists():
         return None
     password = secrets.token_urlsafe(12)
     try:

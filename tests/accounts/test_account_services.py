@@ -63,6 +63,12 @@ def test_no_staff_user_is_made_beside_any_other(alice) -> None:
     assert User.objects.count() == 1
 
 
+@pytest.mark.django_db
+def test_an_anonymous_request_during_the_first_start_does_not_take_the_staff_users_place() -> None:
+    services.anonymous_user()
+    assert services.first_staff_create() is not None
+
+
 @pytest.mark.django_db(transaction=True)
 def test_servers_that_start_at_once_make_one_staff_user(at_once) -> None:
     made = at_once(4, lambda _: services.first_staff_create())
