@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 ARGS ?=
 # Tests run engines in threads of their own process; see llmapi/backends/link.py.
-export OMP_WAIT_POLICY ?= PASSIVE
+test test-engine test-sqlite test-postgres chaos check: export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
 .PHONY: help install install-dev serve test test-engine test-sqlite test-postgres chaos check format bench clean

@@ -91,11 +91,10 @@ def anonymous_user() -> User:
 
 
 def first_staff_create() -> tuple[User, str, str] | None:
-    """On a database without any user but `anonymous` (who may have come while the model was being
-    loaded): makes the superuser `admin` with a random password and a key,
-    and returns (user, password, key's text). None if there are users, or another server that
-    starts at the same time makes it."""
-    if User.objects.exclude(username=ANONYMOUS_USERNAME).exists():
+    """On a database without a superuser: makes `admin` with a random password and a key, and
+    returns (user, password, key's text). None if there is one, if the name is taken, or if another
+    server that starts at the same time makes it."""
+    if User.objects.filter(is_superuser=True).exists():
         return None
     password = secrets.token_urlsafe(12)
     try:

@@ -10,10 +10,11 @@ import os
 import secrets
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import dj_database_url
-from pydantic import Field, ValidationError, field_validator
+from dotenv import dotenv_values
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
@@ -89,7 +90,7 @@ class ServerSettings(BaseSettings):
         None, ge=0, description="Default: generation_config.json's, else 40."
     )
     default_repetition_penalty: float | None = Field(
-        None, gt=0, le=10, description="Default: generation_config.json's, else 1.1."
+        None, ge=0.01, le=10, description="Default: generation_config.json's, else 1.1."
     )
     completion_template: Literal["auto", "none"] = Field(
         "auto",
@@ -141,6 +142,20 @@ class ServerSettings(BaseSettings):
         "INFO", description="What is written to stderr."
     )
 
+    redis_url: str | None = Field(
+        None,
+        validation_alias="REDIS_URL",
+        description="Not used yet: limits across processes come with it.",
+    )
+
+    @model_validator(mode="after")
+    def batch_fits_a_step(self) -> Self:
+        if self.max_batch > self.step_tokens:
+            raise ValueError(
+                "LLMAPI_MAX_BATCH may be LLMAPI_STEP_TOKENS at most: each sequence needs a token"
+            )
+        return self
+
     @field_validator("allowed_hosts", mode="before")
     @classmethod
     def split_commas(cls, value: object) -> object:
@@ -179,7 +194,9 @@ def load() -> ServerSettings:
     """Read the environment; a bad value ends the process with a sentence that names the
     variable."""
     known = {variable_name(field) for field in ServerSettings.model_fields} | {"LLMAPI_ENV_FILE"}
-    for name in os.environ:
+    if "LLMAPI_ENV_FILE" in os.environ and not ENV_FILE.is_file():
+        sys.exit(f"llmapi: LLMAPI_ENV_FILE: there is no file '{ENV_FILE}'")
+    for name in (*os.environ, *dotenv_values(ENV_FILE)):
         if name.startswith(PREFIX) and name not in known:
             nearest = difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {nearest[0]}?" if nearest else ""
@@ -198,6 +215,9 @@ def explain(error: ValidationError) -> str:
     """One sentence for each bad value, naming its variable. Values of secrets are not repeated."""
     sentences = []
     for problem in error.errors():
+        if not problem["loc"]:
+            sentences.append(f"llmapi: {problem['msg'].removeprefix('Value error, ')}")
+            continue
         field = str(problem["loc"][0])
         name = variable_name(field) if field in ServerSettings.model_fields else field
         message = problem["msg"].removeprefix("Value error, ")
@@ -218,4 +238,7 @@ def read_or_make_secret_key(var_dir: Path) -> str:
         with contextlib.suppress(FileExistsError):
             os.link(mine, path)
         mine.unlink()
-    return path.read_text().strip()
+    key = path.read_text().strip()
+    if len(key) < 32:
+        sys.exit(f"llmapi: '{path}' holds no key; remove the file to have a new one made")
+    return key

@@ -1,5 +1,7 @@
 """Django's settings. What an operator may set is in `config.env`; the rest is decided here."""
 
+from typing import Any
+
 import dj_database_url
 
 from config import env
@@ -41,8 +43,6 @@ MIDDLEWARE = [
 
 ROOT_URLCONF = "config.urls"
 ASGI_APPLICATION = "config.asgi.application"
-# The API's paths have no trailing slash, and a POST must never be answered by a redirect.
-APPEND_SLASH = True
 
 TEMPLATES = [
     {
@@ -60,15 +60,14 @@ TEMPLATES = [
 
 # ---- database -----------------------------------------------------------------------------------
 
-DATABASES = {
-    "default": dj_database_url.parse(
-        LLMAPI.database_url or f"sqlite:///{VAR_DIR / 'db.sqlite3'}",
-        # The executor's threads live as long as the server and keep their connections; a
-        # connection that died is found before it is used.
-        conn_max_age=None,
-        conn_health_checks=True,
-    )
+DATABASES: dict[str, dict[str, Any]] = {
+    "default": dict(dj_database_url.parse(LLMAPI.database_url))
+    if LLMAPI.database_url
+    else {"ENGINE": "django.db.backends.sqlite3", "NAME": VAR_DIR / "db.sqlite3"}
 }
+# The executor's threads live as long as the server and keep their connections; a connection that
+# died is found before it is used.
+DATABASES["default"] |= {"CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True}
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = {
         # IMMEDIATE: a transaction that will write takes the lock at its start, and waits for it.
@@ -76,6 +75,17 @@ if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
         "timeout": 20,
         # FULL: a commit is on the disk when it returns; NORMAL may lose one on power loss.
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+    }
+else:
+    # A server that is there and silent (frozen, or behind a network that drops packets) is an error
+    # within seconds, not a thread that waits for ever.
+    DATABASES["default"]["OPTIONS"] = {
+        "connect_timeout": 5,
+        "keepalives_idle": 5,
+        "keepalives_interval": 2,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 10_000,
+        **DATABASES["default"].get("OPTIONS", {}),
     }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
@@ -134,6 +144,7 @@ SESSION_COOKIE_HTTPONLY = True
 if LLMAPI.https:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
+    SECURE_REDIRECT_EXEMPT = [r"^health$", r"^ready$"]
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
     SECURE_HSTS_PRELOAD = True
@@ -167,5 +178,7 @@ LOGGING = {
         "conversations": {"level": LLMAPI.log_level},
         # Ours is the one line for a refused request; Django's would be a second.
         "django.request": {"level": "ERROR"},
+        # The answer says it; a traceback for every scanner of the internet says nothing more.
+        "django.security.DisallowedHost": {"level": "CRITICAL"},
     },
 }

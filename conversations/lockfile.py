@@ -34,9 +34,19 @@ class LockFile:
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self._is_the_file_at_path():
+                raise BlockingIOError(f"{path} was released and taken again meanwhile")
         except OSError:
             os.close(self._descriptor)
             raise
+
+    def _is_the_file_at_path(self) -> bool:
+        """False if its last owner removed the file between our open and our lock."""
+        try:
+            there = self.path.stat()
+        except FileNotFoundError:
+            return False
+        return there.st_ino == os.fstat(self._descriptor).st_ino
 
     def release(self) -> None:
         """Removes the file and lets go of it."""

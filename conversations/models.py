@@ -236,7 +236,7 @@ class CompletionContent(models.Model):
     parameters = models.JSONField(
         default=dict,
         encoder=ReadableJSONEncoder,
-        help_text="The request as sent, without its text.",
+        help_text="The parameters in force, defaults filled in.",
     )
     prompt = models.JSONField(
         null=True,

@@ -153,7 +153,7 @@ async def admit(
     try:
         pk = await asyncio.shield(starting)
     except asyncio.CancelledError:
-        running.start_write(end_abandoned(starting))
+        running.start_write(end_abandoned(starting, prepared.prompt_tokens))
         raise
     except DatabaseError as error:
         logger.error("A request could not be written (%s)", asker.request_id, exc_info=error)
@@ -225,24 +225,40 @@ async def write_end(completion_pk: int, end: CompletionEnd) -> None:
             return
         except DatabaseError as error:
             if pause_s is None:
-                logger.critical("The end of row %d is lost", completion_pk, exc_info=error)
+                logger.critical("The end of row %d waits", completion_pk, exc_info=error)
+                running.start_write(write_end_at_last(completion_pk, end))
                 raise ServerUnavailable(
                     "The answer was generated but could not be saved.", code="database_unavailable"
                 ) from error
             await asyncio.sleep(pause_s)
 
 
-async def end_abandoned(starting: "asyncio.Task[int]") -> None:
+async def write_end_at_last(completion_pk: int, end: CompletionEnd) -> None:
+    """Go on trying, every second, after the client was told that its answer could not be saved. If
+    this process ends before the database is back, another one finds the row left `running`."""
+    while True:
+        await asyncio.sleep(1)
+        try:
+            await database.run(completion_finish, completion_pk, end)
+            return
+        except DatabaseError:
+            continue
+
+
+async def end_abandoned(starting: "asyncio.Task[int]", prompt_tokens: int) -> None:
     """The client left while its row was being written: nobody else would end that row."""
     end = CompletionEnd(
         status=status_after(asyncio.CancelledError()),
         choices=(),
-        prompt_tokens=0,
+        prompt_tokens=prompt_tokens,
         completion_tokens=0,
         first_token_ms=None,
         duration_ms=0,
     )
-    await write_end(await starting, end)
+    try:
+        await write_end(await starting, end)
+    except (DatabaseError, ServerUnavailable) as error:
+        logger.error("An abandoned request could not be ended: %s", error)
 
 
 def status_after(error: BaseException) -> Completion.Status:

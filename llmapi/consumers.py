@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from channels.exceptions import StopConsumer
 from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings
+from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
 
 from llmapi import payloads, sse
@@ -27,6 +28,7 @@ from llmapi.engine.messages import Finish, TextDelta
 from llmapi.errors import (
     ApiError,
     BodyTooLarge,
+    InvalidRequest,
     ServerUnavailable,
     as_api_error,
     envelope,
@@ -102,13 +104,16 @@ class DoorConsumer(AsyncHttpConsumer):
         """Who asks: DRF's authentication, permissions and throttles of the route's view class."""
         request = ASGIRequest(self.scope, BytesIO())
         request.get_host()  # raises DisallowedHost
+        if settings.SECURE_SSL_REDIRECT and not request.is_secure():
+            raise InvalidRequest("Use https: a key that is sent over plain http can be read.")
         view = self.view()
         view.setup(request)
         drf_request = view.initialize_request(request)
         view.request = drf_request
         view.initial(drf_request)
         user, key = drf_request.user, drf_request.auth
-        assert user.pk is not None  # the permission classes let nobody else in
+        if user.pk is None:  # the permission classes let nobody else in
+            raise PermissionDenied
         return Asker(user.pk, key.pk if key else None, self.request_id)
 
     def validate(self, body: bytes) -> RequestSerializer:
@@ -130,11 +135,19 @@ class DoorConsumer(AsyncHttpConsumer):
             (b"x-request-id", self.request_id.encode()),
             (b"openai-processing-ms", str(processing_ms).encode()),
             (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"same-origin"),
         ]
+
+    def log(self, status: int) -> None:
+        """One line for each request, without a word of what was said."""
+        took_ms = round((time.monotonic() - self.began) * 1000)
+        path = self.scope["path"]
+        logger.info("%s POST %s %d, %d ms", self.request_id, path, status, took_ms)
 
     async def send_json(self, value: Any, status: int = 200, extra: Any = ()) -> None:
         body = sse.encode_json(value) + b"\n"  # so that a shell prompt starts on a line of its own
         self.headers_sent = True
+        self.log(status)
         length = (b"content-length", str(len(body)).encode())
         await self.send_response(
             status, body, headers=[*self.headers(b"application/json"), length, *extra]
@@ -194,6 +207,7 @@ class GenerationConsumer(DoorConsumer):
         self.last_sent = time.monotonic()
         if not self.headers_sent:
             self.headers_sent = True
+            self.log(200)
             headers = [
                 *self.headers(b"text/event-stream; charset=utf-8"),
                 (b"cache-control", b"no-cache"),

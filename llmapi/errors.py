@@ -1,12 +1,13 @@
 """The errors of the door, and the one function that makes OpenAI's envelope out of any
 exception."""
 
+import difflib
 import logging
 from collections.abc import Mapping
 from typing import Any
 
 from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig
-from django.db import Error as DatabaseError
+from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, JsonResponse
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
@@ -16,6 +17,7 @@ from accounts.errors import ApiError
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
+ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models")
 
 
 class InvalidRequest(ApiError):
@@ -108,6 +110,9 @@ class InternalError(ApiError):
     error_type = "server_error"
     code = "internal_error"
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})
+
 
 def as_api_error(exception: BaseException) -> ApiError:
     """Any exception as an `ApiError`. What nobody foresaw is logged and becomes an
@@ -128,7 +133,7 @@ def as_api_error(exception: BaseException) -> ApiError:
             error = ApiError(str(exception.detail), code=str(exception.default_code))
             error.status_code = exception.status_code
             return error
-        case DatabaseError():
+        case OperationalError() | InterfaceError():
             logger.error("The database failed", exc_info=exception)
             return ServerUnavailable("The database does not answer.", code="database_unavailable")
         case DisallowedHost():
@@ -212,7 +217,10 @@ def bad_request(request: HttpRequest, exception: Exception) -> JsonResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
-    return json_error(UnknownRoute(f"There is no {request.path} here. See /docs/ for the routes."))
+    nearest = difflib.get_close_matches(request.path, ROUTES, n=1, cutoff=0.5)
+    hint = f"Did you mean {nearest[0]}? " if nearest else ""
+    path = request.path[:200]
+    return json_error(UnknownRoute(f"There is no {path} here. {hint}See /docs/ for the routes."))
 
 
 def server_error(request: HttpRequest) -> JsonResponse:

@@ -251,9 +251,11 @@ class ContentField(StrictField):
 
     expects = "a string or an array of content parts"
     text = StrictString(required=True)
+    max_parts = 256
 
     default_error_messages = {
         "empty": "May not be an empty array.",
+        "parts": "May hold {limit} parts at most (it has {count}).",
         "part": "Expected an object with the keys 'type' and 'text'.",
         "part_type": "Parts of type '{type}' are not supported; send {{'type': 'text'}} parts.",
         "part_keys": "A text part has only the keys 'type' and 'text' (found '{extra}').",
@@ -277,6 +279,8 @@ class ContentField(StrictField):
             self.wrong_type(data)
         if not data:
             self.fail("empty")
+        if len(data) > self.max_parts:
+            self.fail("parts", limit=self.max_parts, count=len(data))
         return list(run_indexed(self.part, data))
 
     def part(self, data: Any) -> dict[str, str]:

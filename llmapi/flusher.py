@@ -4,8 +4,6 @@ import asyncio
 import logging
 from typing import Protocol
 
-from django.db import Error as DatabaseError
-
 from conversations.services import completions_flush
 from llmapi.executors import database
 
@@ -43,7 +41,7 @@ class Flusher:
             await asyncio.sleep(INTERVAL_S)
             try:
                 await self.flush()
-            except DatabaseError as error:
+            except Exception as error:  # whatever it was, the next second may do better
                 logger.error("Partial texts could not be written: %s", error)
 
     async def flush(self) -> None:

@@ -33,4 +33,11 @@ def application(django: Any) -> ProtocolTypeRouter:
     # Django's types know path() for views only; Channels gives it ASGI applications.
     to: Any = path
     routes = [to(route, ByMethod(c.as_asgi(), django)) for route, c in door.items()]
-    return ProtocolTypeRouter({"http": URLRouter([*routes, re_path(r"", django)])})
+    return ProtocolTypeRouter(
+        {"http": URLRouter([*routes, re_path(r"", django)]), "websocket": no_websockets}
+    )
+
+
+async def no_websockets(scope: Any, receive: Any, send: Any) -> None:
+    """There are none here; the handshake is refused."""
+    await send({"type": "websocket.close"})

@@ -5,12 +5,15 @@ daphne does not even hear of when it shuts down. So every request's task is here
 """
 
 import asyncio
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from llmapi.errors import ServerUnavailable
 
 T = TypeVar("T")
+
+LAST_WRITES_S = 10.0
 
 
 class RunningRequests:
@@ -64,8 +67,11 @@ class RunningRequests:
         if self._requests:
             await asyncio.wait(self._requests, timeout=timeout_s)
         self.hurry()
-        while left := self._requests | self._writes:  # a cancelled request still writes its end
-            await asyncio.wait(left, timeout=10)
+        # A cancelled request still writes its end. Bounded, for the database may be away: what is
+        # left `running` then is swept when this process is gone.
+        deadline = time.monotonic() + LAST_WRITES_S
+        while (left := self._requests | self._writes) and time.monotonic() < deadline:
+            await asyncio.wait(left, timeout=1)
 
     def hurry(self) -> None:
         """End running requests now; each writes its end as `interrupted`."""

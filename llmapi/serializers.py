@@ -7,6 +7,7 @@ it.
 """
 
 import difflib
+import json
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -63,7 +64,7 @@ class StrictSerializer(serializers.Serializer):
         # type() too, for 0 == False and 1 == True
         if value is None or any(type(value) is type(n) and value == n for n in neutral):
             return
-        accepted = " or ".join(["null", *(f"{value!r}" for value in neutral)])
+        accepted = " or ".join(["null", *map(json.dumps, neutral)])
         raise serializers.ValidationError(
             {key: [f"'{key}' is not supported by this server; leave it out (or send {accepted})."]},
             code="unsupported_parameter",
@@ -121,7 +122,7 @@ class GenerationSerializer(RequestSerializer):
     temperature = StrictFloat(minimum=0, maximum=2, help_text="0 is greedy.")
     top_p = StrictFloat(minimum=0, maximum=1)
     top_k = StrictInteger(minimum=0, maximum=1_000_000, help_text="0 switches it off.")
-    repetition_penalty = StrictFloat(above=0, maximum=10, help_text="1 switches it off.")
+    repetition_penalty = StrictFloat(minimum=0.01, maximum=10, help_text="1 switches it off.")
     do_sample = StrictBoolean(help_text="false: greedy, or plain beam search.")
     num_beams = StrictInteger(
         minimum=1, maximum=16, help_text="More than 1: beam search; it stalls other requests."
@@ -224,9 +225,13 @@ class ChatCompletionSerializer(GenerationSerializer):
         "safety_identifier": (),
         "prompt_cache_key": (),
     }
-    max_messages: ClassVar[int] = 4096
-
-    messages = MessageSerializer(many=True, required=True)
+    # max_length is checked before the messages are: a million of them costs nothing.
+    messages = MessageSerializer(  # type: ignore[call-arg]  # goes to DRF's ListSerializer
+        many=True,
+        required=True,
+        max_length=4096,
+        error_messages={"max_length": "May hold {max_length} messages at most."},
+    )
     max_completion_tokens = StrictInteger(
         minimum=1, maximum=2**31 - 1, help_text="The newer name of max_tokens."
     )
@@ -234,8 +239,6 @@ class ChatCompletionSerializer(GenerationSerializer):
     def validate_messages(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not messages:
             raise serializers.ValidationError("At least one message is needed.")
-        if len(messages) > self.max_messages:
-            raise serializers.ValidationError(f"May hold {self.max_messages} messages at most.")
         return messages
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:

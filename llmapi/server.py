@@ -43,7 +43,11 @@ class DoorServer(Server):
 
     async def end_applications(self) -> None:
         if len(running):
-            logger.info("Waiting for %d running requests.", len(running))
+            logger.info(
+                "Waiting for %d running requests, at most %.0f s; a second Ctrl-C ends them now.",
+                len(running),
+                self.shutdown_timeout_s,
+            )
         await running.drain(self.shutdown_timeout_s)
         # What is left are Django's views, which are short, and idle connections.
         left = [

@@ -92,7 +92,7 @@ class CompletionsView(DoorView):
 
     @extend_schema(
         operation_id="createCompletion",
-        summary="Continue a prompt",
+        summary="Answer an instruction, or continue a prompt",
         description="A text prompt is an instruction, wrapped in the model's template; "
         '`"template": "none"` continues it raw, as prompts of token ids always are.' + STREAMS,
         request=CompletionSerializer,

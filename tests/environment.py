@@ -23,7 +23,8 @@ atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 for name in [*os.environ]:
     if name.startswith("LLMAPI_") or name in ("SECRET_KEY", "DEBUG", "ALLOWED_HOSTS"):
         del os.environ[name]
-os.environ["LLMAPI_ENV_FILE"] = str(FOLDER / "no.env")
+(FOLDER / "empty.env").touch()
+os.environ["LLMAPI_ENV_FILE"] = str(FOLDER / "empty.env")
 os.environ["LLMAPI_VAR_DIR"] = str(FOLDER)
 if ON_POSTGRES:
     os.environ["DATABASE_URL"] = POSTGRES_URL

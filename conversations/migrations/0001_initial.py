@@ -45,7 +45,7 @@ class Migration(migrations.Migration):
             name='CompletionContent',
             fields=[
                 ('completion', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='content', serialize=False, to='conversations.completion')),
-                ('parameters', models.JSONField(default=dict, encoder=conversations.jsontext.ReadableJSONEncoder, help_text='The request as sent, without its text.')),
+                ('parameters', models.JSONField(default=dict, encoder=conversations.jsontext.ReadableJSONEncoder, help_text='The parameters in force, defaults filled in.')),
                 ('prompt', models.JSONField(encoder=conversations.jsontext.ReadableJSONEncoder, help_text='Prompt or inputs as sent; null for chats, whose prompt is the tree.', null=True)),
                 ('output', models.JSONField(default=list, encoder=conversations.jsontext.ReadableJSONEncoder, help_text='One {"text", "finish_reason"} per choice: of a running request so far, of a completion for good. A chat\'s answers move into the tree when it ends.')),
             ],

@@ -4,6 +4,7 @@ import atexit
 import logging
 import multiprocessing
 import os
+import signal
 import socket
 import threading
 import time
@@ -44,7 +45,13 @@ def launch_process(theirs: Connection, config: EngineConfig) -> EngineHandle:
     process = multiprocessing.get_context("spawn").Process(
         target=engine_process, args=(theirs, config), name="llmapi-engine"
     )
-    process.start()
+    # Ctrl-C goes to the whole process group, also while the child is still importing. A blocked
+    # signal stays blocked in the child; that process alone is ended by its pipe.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
     return process
 
@@ -144,7 +151,7 @@ class EngineLink:
         ending = Ending()
         try:
             self._launch()
-        except OSError as error:  # no memory or no process to be had
+        except Exception as error:  # no memory, no process or no thread to be had
             ending.sentence = f"The engine process could not be started: {error}."
             return ending
         connection, outbox = self._connection, self._outbox
@@ -160,12 +167,12 @@ class EngineLink:
         try:
             while True:
                 message: Outbound = connection.recv()
+                self.on_message(message)
                 if isinstance(message, Ready):
                     ending.was_ready = True
                 elif isinstance(message, LoadFailed):
                     ending.load_failed = True
                     ending.sentence = message.message
-                self.on_message(message)
         except (EOFError, OSError):
             pass
         except Exception as error:  # from on_message: without it we could not go on

@@ -142,6 +142,13 @@ class LocalBackend(Backend):
         room = info.context_length - max(map(len, prompts))
         params = defaults.resolve(request.options, room, stops)
         n = request.options.n or 1
+        positions = (max(map(len, prompts)) + params.max_tokens) * params.num_beams
+        if positions > info.kv_cache_tokens:
+            raise InvalidRequest(
+                f"This request needs room for {positions} tokens at once and the server has "
+                f"{info.kv_cache_tokens}: shorten the prompt, or lower max_tokens or num_beams.",
+                param="num_beams" if params.num_beams > 1 else "max_tokens",
+            )
         return Prepared(
             model=info.name,
             work=GenerateRequest(request_id, user, prompts, params, n),
@@ -206,7 +213,7 @@ class LocalBackend(Backend):
             case Ready():
                 self._become_ready(message.info)
             case LoadFailed():
-                self._report(message.message)
+                pass  # the link tells by the end of the engine's life
 
     def _become_ready(self, info: ModelInfo) -> None:
         if self._encoder is None:  # a restarted engine serves the same model

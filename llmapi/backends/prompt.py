@@ -100,10 +100,15 @@ class PromptEncoder:
                 return_dict=False,
                 sanitize_control_tokens=True,
             )
-        except TemplateError as error:
+        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
+            # A template is a program, and these are its ways to say that it expected other input.
             raise InvalidRequest(
-                f"The model's chat template refuses these messages: {error.message}", param=param
+                f"The model's chat template refuses these messages: {error}", param=param
             ) from error
+        if not ids:
+            raise InvalidRequest(
+                "The model's chat template makes nothing of these messages.", param=param
+            )
         return self.check_tokens(ids, param)
 
     def encode_instruction(self, prompt: str, param: str) -> tuple[int, ...]:

@@ -46,7 +46,7 @@ class SamplingDefaults:
         return SamplingParams(
             max_tokens=min(wanted, room),
             temperature=temperature,
-            top_p=top_p,
+            top_p=top_p or 1.0,
             top_k=int(chosen("top_k")),
             repetition_penalty=float(chosen("repetition_penalty")),
             do_sample=self.samples(options) and temperature > 0 and top_p > 0,

@@ -1,6 +1,5 @@
 """The door with a real engine behind it: a tiny model, in a thread of the test process."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +16,6 @@ from llmapi.running import running
 from llmapi.services import models
 from tests.door.client import Client
 from tests.engine import tiny
-
-assert sys.version_info >= (3, 11)
 
 
 def backend_for(directory: Path, cache: Path, **config: object) -> LocalBackend:

@@ -121,5 +121,5 @@ async def test_the_docs_page_loads_nothing_from_elsewhere(served):
     nobody = Client()
     page = (await nobody.get("/docs/")).body.decode()
     assert "swagger-ui" in page
-    assert "https://" not in page.replace("https://127.0.0.1", "")
+    assert "https://" not in page
     assert (await nobody.get("/")).headers["location"] == "/docs/"

@@ -68,6 +68,9 @@ BAD_BODIES = [
     (CHAT, chat(top_p=1.5), "top_p", None),
     (CHAT, chat(top_k=-1), "top_k", None),
     (CHAT, chat(repetition_penalty=0), "repetition_penalty", None),
+    (CHAT, chat(repetition_penalty=0.00001), "repetition_penalty", None),
+    (CHAT, {"messages": [{}] * 1_000_000}, "messages", None),
+    (CHAT, message(content=[{"type": "text", "text": "a"}] * 257), "messages[1].content", None),
     (CHAT, chat(n=0), "n", None),
     (CHAT, chat(n=129), "n", None),
     (CHAT, chat(n=False), "n", None),
@@ -271,3 +274,25 @@ async def test_a_bug_of_ours_is_a_json_500_that_tells_nothing(client, monkeypatc
     answer = await client.post(CHAT, chat(max_tokens=1))
     assert (answer.status, answer.error["code"]) == (500, "internal_error")
     assert b"secret" not in answer.body
+
+
+async def test_the_ends_of_every_bound_are_answered(client):
+    """What the door lets in, the engine can do."""
+    for parameters in (
+        {"top_p": 0},
+        {"top_p": 0, "num_beams": 2},
+        {"repetition_penalty": 0.01},
+        {"repetition_penalty": 10},
+        {"temperature": 2},
+        {"temperature": 0.0001},
+        {"top_k": 1_000_000},
+        {"top_k": 1},
+        {"num_beams": 16},
+        {"n": 128},
+        {"seed": -(2**63)},
+        {"seed": 2**63 - 1},
+        {"max_tokens": 2**31 - 1, "stop": ["a"]},
+    ):
+        body = {**chat(model="random", max_tokens=2), **parameters}
+        answer = await client.post(CHAT, body)
+        assert answer.status == 200, (parameters, answer.body)

@@ -81,7 +81,7 @@ class ServerUnderTest:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
         ours = {
             "LLMAPI_VAR_DIR": str(self.var_dir),
-            "LLMAPI_ENV_FILE": str(self.var_dir.parent / "no.env"),
+            "LLMAPI_ENV_FILE": os.environ["LLMAPI_ENV_FILE"],
             "LLMAPI_THREADS": "1",
             "LLMAPI_KV_CACHE_TOKENS": "32768",
         }

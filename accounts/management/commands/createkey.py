@@ -4,7 +4,7 @@ from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import transaction
+from django.db import OperationalError, ProgrammingError, connection, transaction
 
 from accounts import services
 from accounts.models import ApiKey
@@ -27,9 +27,17 @@ class Command(BaseCommand):
                 key, text = services.key_create(user=user, name=name)
         except ValidationError as error:
             raise CommandError(f"No key was made: {' '.join(error.messages)}") from error
+        except (OperationalError, ProgrammingError) as error:
+            raise CommandError(
+                f"No key was made; the database says: {str(error).splitlines()[0]}. If it is a new "
+                "one, start the server once, or run 'manage.py migrate'."
+            ) from error
         if created:
             self.stderr.write(f"User {username!r} was made; it has no password.")
         if not user.is_active:
             self.stderr.write(f"User {username!r} is not active, so the key is refused for now.")
-        self.stderr.write(f"{key.masked} for {username!r}. It is shown this once:")
+        settings = connection.settings_dict
+        place = f"{settings['NAME']}" + (f" on {settings['HOST']}" if settings["HOST"] else "")
+        self.stderr.write(f"{key.masked} for {username!r}, in the database {place}.")
+        self.stderr.write("The key is shown this once:")
         self.stdout.write(text)

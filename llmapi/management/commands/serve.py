@@ -1,9 +1,12 @@
 """`manage.py serve`: everything that a server needs, from an empty directory to a ready model."""
 
 import os
+import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.db import DatabaseError, connection, connections
+from django.db import DatabaseError, OperationalError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from pydantic import ValidationError
 
@@ -36,6 +39,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "host": {"metavar": "ADDRESS"},
     "port": {"type": int, "metavar": "PORT"},
 }
+MIGRATION_LOCK = 0x6C6C6D617069  # "llmapi"
 LOOPBACK = ("127.0.0.1", "::1", "[::1]", "localhost")
 
 
@@ -68,8 +72,9 @@ class Command(BaseCommand):
         except OSError as error:
             raise CommandError(
                 f"Cannot listen on {options.host}:{options.port}: {error.strerror}. "
-                "Choose another with --port or LLMAPI_PORT."
+                "Choose others with --host and --port, or LLMAPI_HOST and LLMAPI_PORT."
             ) from error
+        self.host, self.allow_anonymous = options.host, options.allow_anonymous
         self.url = url_of(options.host, listener.getsockname()[1])
 
         self.prepare_database()
@@ -84,25 +89,31 @@ class Command(BaseCommand):
         try:
             server.run()
         finally:
+            # What follows is short; a further signal ends it at once.
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             models.stop()
             database.close()
             cpu.close()
             registration.stop()
-        if self.failed:
+        if self.failed and not running.draining:
             raise CommandError(self.failed)
+        self.report("Stopped.")
 
     # ---- before ---------------------------------------------------------------------------------
 
     def prepare_database(self) -> None:
         """Migrate if needed; of several servers that start at once, one does."""
         try:
-            with waiting_lock(Path(settings.VAR_DIR) / "migrate.lock"):
+            with waiting_lock(Path(settings.VAR_DIR) / "migrate.lock"), database_lock():
                 executor = MigrationExecutor(connection)
                 if executor.migration_plan(executor.loader.graph.leaf_nodes()):
                     self.report("Preparing the database")
                     call_command("migrate", verbosity=0, interactive=False)
-        except DatabaseError as error:
+        except OperationalError as error:
             raise CommandError(f"The database does not answer (DATABASE_URL): {error}") from error
+        except DatabaseError as error:
+            raise CommandError(f"The database could not be prepared: {error}") from error
 
     # ---- while the model loads ------------------------------------------------------------------
 
@@ -115,8 +126,12 @@ class Command(BaseCommand):
 
         try:
             models.wait_ready()
+            if running.draining:  # stopped while loading: nothing to announce
+                return
             first = first_staff_create()
         except BackendFailed as error:
+            if running.draining:  # stopped while loading: nothing failed
+                return
             self.failed = str(error)
         except DatabaseError as error:
             self.failed = f"The database does not answer (DATABASE_URL): {error}"
@@ -127,19 +142,23 @@ class Command(BaseCommand):
             served = ", ".join(card.id for card in models.cards())
             self.stdout.write(f"llmapi serves {served} at {self.url} (stop: Ctrl-C)")
             self.stdout.flush()
-            self.warn_about_hosts()
+            self.warn()
             return
         finally:
             connections.close_all()
         reactor.callFromThread(server.stop)
 
-    def warn_about_hosts(self) -> None:
-        host = settings.LLMAPI.host
-        if host not in LOOPBACK and set(settings.ALLOWED_HOSTS) <= set(LOOPBACK):
+    def warn(self) -> None:
+        """Say what an operator would not expect of these settings."""
+        if self.host not in LOOPBACK and set(settings.ALLOWED_HOSTS) <= set(LOOPBACK):
             self.report(
-                "Only requests to localhost are answered: name this server's host names in "
-                "ALLOWED_HOSTS for others."
+                f"Listening on {self.host}, but only requests to localhost are answered: name the "
+                "addresses that others will use in ALLOWED_HOSTS, separated by commas."
             )
+        if settings.LLMAPI.redis_url:
+            self.report("REDIS_URL is not used by this version.")
+        if self.allow_anonymous:
+            self.report("Requests without a key are answered (LLMAPI_ALLOW_ANONYMOUS).")
 
     def report(self, line: str) -> None:
         """Progress goes to stderr, as it comes."""
@@ -195,6 +214,21 @@ curl {url}/v1/embeddings \\
 More keys: {python} manage.py createkey USERNAME. Interactive documentation: {url}/docs/
 {line}
 """
+
+
+@contextmanager
+def database_lock() -> Iterator[None]:
+    """On PostgreSQL, a lock for servers on other machines too. It ends with the connection."""
+    if connection.vendor != "postgresql":
+        yield
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
+    try:
+        yield
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_unlock(%s)", [MIGRATION_LOCK])
 
 
 def waiting_lock(path: Path, timeout_s: float = 120.0) -> LockFile:
