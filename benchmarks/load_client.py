@@ -40,7 +40,7 @@ class Timing:
 
 
 def prompt(number: int) -> str:
-    """About 100 tokens for a chat model's tokenizer, different from its first word on."""
+    """About 120 tokens for a chat model's tokenizer, different from its first word on."""
     return f"Story {number}. {WORDS} {QUESTION}"
 
 

@@ -1,5 +1,6 @@
 """Starts that cannot succeed end with exit code 1 and a sentence that says what to change."""
 
+import shutil
 import socket
 from contextlib import closing
 
@@ -85,4 +86,18 @@ def test_a_model_directory_that_does_not_exist_is_named(new_server, tmp_path):
     assert server.run() == 1
     assert "no-model-here" in server.err
     assert "Traceback" not in server.err
+    assert server.out == "", "neither a key nor a URL is printed"
+
+
+def test_a_model_that_turns_out_to_be_broken_ends_the_start_with_a_sentence(
+    new_server, model_directory, tmp_path
+):
+    """Found only while loading, when the web process already listens."""
+    broken = shutil.copytree(model_directory, tmp_path / "broken")
+    (broken / "model.safetensors").write_bytes(b"not a tensor in sight")
+    server = new_server(model=broken)
+    assert server.run(120) == 1
+    assert "broken" in server.err
+    assert "CommandError: " in server.err
+    assert "Stopped." not in server.err
     assert server.out == "", "neither a key nor a URL is printed"

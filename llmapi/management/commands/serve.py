@@ -96,7 +96,7 @@ class Command(BaseCommand):
             database.close()
             cpu.close()
             registration.stop()
-        if self.failed and not running.draining:
+        if self.failed:
             raise CommandError(self.failed)
         self.report("Stopped.")
 
