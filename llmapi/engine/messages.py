@@ -21,8 +21,8 @@ class SamplingParams:
     """How the next token is chosen, as transformers' `GenerationConfig` defines each parameter."""
 
     max_tokens: int
-    """New tokens at most; at least 1. Prompt plus this never exceeds the context (checked
-    before)."""
+    """New tokens at most; 0 only with `prompt_logprobs` (nothing is drawn then). Prompt plus this
+    never exceeds the context (checked before)."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -39,6 +39,40 @@ class SamplingParams:
 
     stop: tuple[str, ...] = ()
     """The text ends before the first of these; none of them is ever sent."""
+
+    stop_token_ids: tuple[int, ...] = ()
+    """The answer ends at the first of these, as at an end token: its text is not sent."""
+
+    ignore_eos: bool = False
+    """End tokens are drawn like any other and end nothing."""
+
+    min_tokens: int = 0
+    """No end token and no stop token id before so many; stop strings end the text all the same."""
+
+    min_p: float = 0.0
+    """Tokens below this share of the most probable one's probability are cut off; 0: off."""
+
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit for each time that the answer has it already (OpenAI's)."""
+
+    presence_penalty: float = 0.0
+    """Taken from a token's logit once if the answer has it already (OpenAI's)."""
+
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, what is added to its logit)."""
+
+    logprobs: int | None = None
+    """Tell each token's log probability (of the model's own distribution, before any penalty or
+    warping) and those of so many most probable ones; None: tell none."""
+
+    prompt_logprobs: bool = False
+    """The same for the prompt's tokens, as `echo` with `logprobs` wants it."""
+
+    length_penalty: float = 1.0
+    """Beam search: a hypothesis' score is its sum of log probabilities / length ** this."""
+
+    early_stopping: bool | None = False
+    """Beam search: transformers' True, False, or None for its "never"."""
 
 
 # ---- web process -> engine ----------------------------------------------------------------------
@@ -57,6 +91,9 @@ class GenerateRequest:
 
     params: SamplingParams
     n: int = 1
+    best_of: int | None = None
+    """Draw so many per prompt and tell only the `n` with the highest mean log probability per
+    token, best first, all at once at the end; None: `n`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +119,43 @@ Inbound = GenerateRequest | EmbedRequest | Abort
 
 
 @dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """One token and how probable the model found it."""
+
+    token: int
+    piece: bytes
+    """What the token adds to the text, as UTF-8; may be part of a character."""
+
+    logprob: float | None
+    """Natural logarithm; None for the first token of a prompt, before which there is nothing."""
+
+    top: tuple["TokenLogprob", ...] = ()
+    """The most probable tokens at this place, best first (their own `top` is empty)."""
+
+
+@dataclass(frozen=True, slots=True)
 class TextDelta:
     """New text of one choice, whole characters only. `tokens`: how many tokens were drawn since the
-    last delta."""
+    last delta.
+
+    With `logprobs`, every token is told once, in order, in the delta that comes when it is known to
+    belong to the answer; `text` may be empty then.
+    """
 
     request_id: str
     index: int
     text: str
     tokens: int
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLogprobs:
+    """The prompt's tokens of one choice, told before its first delta, if the request asked."""
+
+    request_id: str
+    index: int
+    logprobs: tuple[TokenLogprob, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +170,9 @@ class Finish:
 
     completion_tokens: int
     """Tokens drawn, the end token and the tokens of a stop string included."""
+
+    cached_tokens: int = 0
+    """Of the prompt: found in the cache, and not computed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +193,7 @@ class RequestFailed:
     message: str
 
 
-Event = TextDelta | Finish | Embedding | RequestFailed
+Event = TextDelta | PromptLogprobs | Finish | Embedding | RequestFailed
 
 
 @dataclass(frozen=True, slots=True)
