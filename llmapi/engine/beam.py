@@ -16,6 +16,7 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    MinPLogitsWarper,
     StoppingCriteria,
     StoppingCriteriaList,
     TemperatureLogitsWarper,
@@ -25,6 +26,7 @@ from transformers import (
 
 from llmapi.engine.detokenizer import Detokenizer
 from llmapi.engine.messages import FinishReason, SamplingParams
+from llmapi.engine.requests import ends_of
 from llmapi.engine.runner import Runner
 
 LOWEST_SCORE = -1e9
@@ -69,6 +71,7 @@ def run_beam_search(
     Raises UnusableLogits.
     """
     params = search.params
+    ends = ends_of(params, eos)
     devices = [runner.device] if runner.device.type == "cuda" else []
     stop = _StopWhenAborted(aborted)
     with torch.random.fork_rng(devices=devices), runner.own_attention() as model:
@@ -79,15 +82,20 @@ def run_beam_search(
             output: Tensor = model.generate(
                 prompt,
                 attention_mask=torch.ones_like(prompt),
-                generation_config=_generation_config(params, search.n, eos),
-                logits_processor=LogitsProcessorList([_FiniteScores(params, len(eos) + 1)]),
+                generation_config=_generation_config(params, search.n, sorted(ends)),
+                logits_processor=LogitsProcessorList(
+                    [
+                        _AnswerPenalties(params, prompt.shape[-1]),
+                        _FiniteScores(params, len(ends) + 1),
+                    ]
+                ),
                 stopping_criteria=StoppingCriteriaList([stop]),
             )
     if aborted():
         return []
     answers = output[:, len(search.prompt) :].tolist()
     return [
-        _choice(search.first_index + i, answer, frozenset(eos), detokenizer())
+        _choice(search.first_index + i, answer, ends, detokenizer())
         for i, answer in enumerate(answers)
     ]
 
@@ -111,6 +119,10 @@ def _generation_config(params: SamplingParams, n: int, eos: ListOf[int]) -> Gene
         num_return_sequences=n,
         do_sample=_samples(params),
         repetition_penalty=params.repetition_penalty,
+        sequence_bias={(token,): bias for token, bias in params.logit_bias} or None,
+        min_new_tokens=params.min_tokens or None,
+        length_penalty=params.length_penalty,
+        early_stopping="never" if params.early_stopping is None else params.early_stopping,
         eos_token_id=list(eos) or None,
         pad_token_id=eos[0] if eos else 0,
         use_cache=True,
@@ -142,6 +154,23 @@ class _StopWhenAborted(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self._aborted(), device=input_ids.device)
 
 
+class _AnswerPenalties(LogitsProcessor):
+    """OpenAI's presence and frequency penalty, which transformers does not have."""
+
+    def __init__(self, params: SamplingParams, prompt_tokens: int) -> None:
+        self._presence, self._frequency = params.presence_penalty, params.frequency_penalty
+        self._prompt_tokens = prompt_tokens
+
+    def __call__(self, input_ids: Any, scores: Any) -> Any:
+        if not (self._presence or self._frequency):
+            return scores
+        answers = input_ids[:, self._prompt_tokens :]
+        counts = torch.zeros_like(scores).scatter_add_(
+            1, answers, torch.ones_like(answers, dtype=scores.dtype)
+        )
+        return scores - self._frequency * counts - self._presence * (counts > 0)
+
+
 class _FiniteScores(LogitsProcessor):
     """Refuses broken scores, applies transformers' own warpers, and leaves no infinity behind."""
 
@@ -157,6 +186,8 @@ class _FiniteScores(LogitsProcessor):
             self._warpers.append(TopKLogitsWarper(params.top_k, min_tokens_to_keep=keep))
         if params.top_p < 1.0:
             self._warpers.append(TopPLogitsWarper(params.top_p, min_tokens_to_keep=keep))
+        if params.min_p > 0:
+            self._warpers.append(MinPLogitsWarper(params.min_p, min_tokens_to_keep=keep))
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         if not bool(scores.amax(-1).isfinite().all()):

@@ -10,16 +10,20 @@ from torch.nn.functional import normalize
 from llmapi.engine.beam import BeamSearch, UnusableLogits, run_beam_search
 from llmapi.engine.blocks import BlockPool
 from llmapi.engine.detokenizer import Detokenizer
+from llmapi.engine.logprobs import BrokenNumbers, Scorer
 from llmapi.engine.messages import (
+    Answer,
     Embedding,
     EmbedRequest,
     Event,
     Finish,
     FinishReason,
     GenerateRequest,
+    PromptLogprobs,
     RequestFailed,
     StepOutput,
     TextDelta,
+    TokenLogprob,
 )
 from llmapi.engine.requests import sequences_of, why_refused
 from llmapi.engine.runner import Runner, StepResult
@@ -60,7 +64,8 @@ class Engine:
         self._is_aborted = is_aborted
         blocks = BlockPool(runner.cache.blocks - 1, runner.cache.block_size)
         self._scheduler = Scheduler(blocks, max_batch=max_batch, step_tokens=step_tokens)
-        self._sampler = Sampler(runner.vocab_size, runner.device)
+        self._sampler = Sampler()
+        self._scorer = Scorer(vocabulary, runner.head, runner.vocab_size)
         self._live: dict[str, set[Sequence]] = {}
         """Requests with sequences in the scheduler."""
         self._beams: deque[BeamSearch] = deque()
@@ -116,13 +121,15 @@ class Engine:
                 result = self._runner.forward(chunks)
                 drawing = [chunk.sequence for chunk in chunks if chunk.draws]
                 tokens = self._sampler.sample(result.logits, drawing)
+                logprobs = self._scorer.score_drawn(result.logits, drawing, tokens)
             except Exception:
                 log.exception("A forward pass over %d sequences failed", len(chunks))
                 self._fail_all(chunks)
             else:
                 self._advance(chunks)
                 self._add_up(chunks, result)
-                self._extend(drawing, tokens)
+                self._end_prompts(chunks, result)
+                self._extend(drawing, tokens, logprobs)
         if self._beams:
             self._search(self._beams.popleft())
         return self._output(chunks)
@@ -155,52 +162,100 @@ class Engine:
         self._events.append(Embedding(sequence.request_id, sequence.index, data))
         self._remove(sequence)
 
-    def _extend(self, sequences: list[Sequence], tokens: list[int | None]) -> None:
+    def _end_prompts(self, chunks: list[Chunk], result: StepResult) -> None:
+        """Tell the log probabilities of prompts, and end what draws nothing."""
+        scored = iter(result.scored)
+        for chunk in chunks:
+            sequence, params = chunk.sequence, chunk.sequence.params
+            hidden = next(scored) if chunk.scored else None
+            if params is None or not self._is_live(sequence):
+                continue
+            try:
+                if sequence.needs_prompt_logits:
+                    self._score_prompt(sequence, chunk.scored, hidden)
+            except BrokenNumbers:
+                self._fail(sequence.request_id, BROKEN_NUMBERS)
+                continue
+            if chunk.completes and params.max_tokens == 0:
+                self._finish(sequence, FinishReason.LENGTH)
+
+    def _score_prompt(self, sequence: Sequence, positions: range, hidden: Tensor | None) -> None:
+        self._scorer.score_prompt(sequence, positions, hidden)
+        if not sequence.needs_prompt_logits:
+            told = tuple(sequence.prompt_logprobs)
+            self._tell(sequence, PromptLogprobs(sequence.request_id, sequence.index, told))
+
+    def _extend(
+        self,
+        sequences: list[Sequence],
+        tokens: list[int | None],
+        logprobs: list[TokenLogprob | None],
+    ) -> None:
         """Give each sequence its new token and tell what came of it."""
-        for sequence, token in zip(sequences, tokens, strict=True):
+        for sequence, token, logprob in zip(sequences, tokens, logprobs, strict=True):
             if not self._is_live(sequence):
                 continue
             if token is None:
                 self._fail(sequence.request_id, BROKEN_NUMBERS)
                 continue
             try:
-                self._extend_one(sequence, token)
+                self._extend_one(sequence, token, logprob)
             except Exception:
                 log.exception("A request failed on its own")
                 self._fail(sequence.request_id, INTERNAL_ERROR)
 
-    def _extend_one(self, sequence: Sequence, token: int) -> None:
+    def _extend_one(self, sequence: Sequence, token: int, logprob: TokenLogprob | None) -> None:
         params, detokenizer = sequence.params, sequence.detokenizer
         if params is None or detokenizer is None:
             raise TypeError("nothing is drawn for an input to embed")
         sequence.tokens.append(token)
         sequence.unreported_tokens += 1
-        ended = token in self._eos
+        if logprob is not None:
+            self._keep_logprob(sequence, logprob, detokenizer.made)
+        ended = token in sequence.ends
         text = "" if ended else detokenizer.push(token)
         full = sequence.drawn == params.max_tokens
         if (ended or full) and not detokenizer.stopped:
             text += detokenizer.finish()
-        if text:
-            self._tell(sequence, text)
+        told = _ripe(sequence, detokenizer, at_end=ended or full) if sequence.untold else ()
+        if text or told:
+            self._tell_text(sequence, text, told)
         if ended or detokenizer.stopped:
             self._finish(sequence, FinishReason.STOP)
         elif full:
             self._finish(sequence, FinishReason.LENGTH)
 
-    def _tell(self, sequence: Sequence, text: str) -> None:
+    def _keep_logprob(self, sequence: Sequence, logprob: TokenLogprob, place: int) -> None:
+        """`place`: where in the text the token begins."""
+        if sequence.candidates is not None and logprob.logprob is not None:
+            sequence.candidates.draw(sequence.index, logprob.logprob)
+        if sequence.params is not None and sequence.params.logprobs is not None:
+            sequence.untold.append((place, logprob))
+
+    def _tell_text(self, sequence: Sequence, text: str, told: tuple[TokenLogprob, ...]) -> None:
         drawn, sequence.unreported_tokens = sequence.unreported_tokens, 0
-        self._events.append(TextDelta(sequence.request_id, sequence.index, text, drawn))
+        self._tell(sequence, TextDelta(sequence.request_id, sequence.index, text, drawn, told))
+
+    def _tell(self, sequence: Sequence, event: Answer) -> None:
+        candidates = sequence.candidates
+        if candidates is None:
+            self._events.append(event)
+            return
+        candidates.hold(event)
+        if not candidates.running:
+            self._events += candidates.best()
 
     def _finish(self, sequence: Sequence, reason: FinishReason) -> None:
         self._remove(sequence)
-        self._events.append(
+        self._tell(
+            sequence,
             Finish(
                 sequence.request_id,
                 sequence.index,
                 reason,
                 prompt_tokens=sequence.prompt_tokens,
                 completion_tokens=sequence.drawn,
-            )
+            ),
         )
 
     def _output(self, chunks: list[Chunk]) -> StepOutput:
@@ -216,7 +271,7 @@ class Engine:
     # ---- coming and going ------------------------------------------------------------------------
 
     def _add_sequences(self, request: GenerateRequest | EmbedRequest) -> None:
-        sequences = list(sequences_of(request))
+        sequences = list(sequences_of(request, self._eos))
         for sequence in sequences:
             if not self._scheduler.can_ever_fit(sequence):
                 self._fail(request.request_id, self._too_big(sequence.positions))
@@ -225,7 +280,6 @@ class Engine:
         for sequence in sequences:
             if sequence.params is not None:
                 sequence.detokenizer = self._detokenizer(sequence.tokens, sequence.params.stop)
-                self._sampler.add(sequence, sequence.params)
             self._scheduler.add(sequence)
 
     def _add_beams(self, request: GenerateRequest) -> None:
@@ -302,3 +356,18 @@ class Engine:
             self._events.append(
                 Finish(request_id, choice.index, choice.reason, prompt_tokens, choice.tokens)
             )
+
+
+def _ripe(
+    sequence: Sequence, detokenizer: Detokenizer, *, at_end: bool
+) -> tuple[TokenLogprob, ...]:
+    """Tokens that are now known to belong to the answer: some text from where they begin is sent.
+
+    At the end all others do too, unless a stop string has cut them off.
+    """
+    untold = sequence.untold
+    count = sum(place < detokenizer.sent for place, _ in untold)
+    if at_end and not detokenizer.stopped:
+        count = len(untold)
+    ripe, sequence.untold = untold[:count], untold[count:]
+    return tuple(logprob for _, logprob in ripe)

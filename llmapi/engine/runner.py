@@ -28,6 +28,10 @@ class StepResult:
     sums: list[Tensor]
     """`[hidden_size]` float32 for each chunk of an input to embed, in order: its last hidden
     states, added up."""
+    scored: list[Tensor]
+    """`[len(chunk.scored), hidden_size]` for each chunk with `scored` positions, in order: their
+    last hidden states, as `Runner.head` takes them. (Not their logits: all of a chunk's at once
+    could be larger than the model.)"""
 
 
 class Runner:
@@ -44,6 +48,8 @@ class Runner:
         self.forwards = 0
         self._own_attention = model.config._attn_implementation
         self._hidden: Tensor | None = None
+        self._body_output: Any = None
+        """The type of what the model's body returns."""
         self._cache: KVCache | None = None
         base = getattr(model, model.base_model_prefix)
         base.register_forward_hook(self._keep_hidden)
@@ -90,9 +96,23 @@ class Runner:
                 for c in chunks
                 if c.sequence.params is None
             ]
+            scored = [self._last_hidden()[0, _rows(firsts[c], c)] for c in chunks if c.scored]
         finally:
             self._hidden = None
-        return StepResult(logits, sums)
+        return StepResult(logits, sums, scored)
+
+    @torch.inference_mode()
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits `[rows, vocab]` of last hidden states `[rows, hidden_size]`."""
+        # Through the model's own forward, for its scaling and capping; its body is stood in for.
+        name = self.model.base_model_prefix
+        body = getattr(self.model, name)
+        setattr(self.model, name, _Known(self._body_output(last_hidden_state=hidden[None])))
+        try:
+            logits: Tensor = self.model(input_ids=None, use_cache=False).logits[0]
+        finally:
+            setattr(self.model, name, body)
+        return logits
 
     @contextmanager
     def own_attention(self) -> Iterator[Any]:
@@ -113,6 +133,7 @@ class Runner:
         # The head is inside the model's own forward (with its scaling and capping), so one call
         # gives both the logits of a few rows and every row's last hidden state.
         self._hidden = output.last_hidden_state
+        self._body_output = type(output)
 
     def _last_hidden(self) -> Tensor:
         if self._hidden is None:
@@ -165,3 +186,20 @@ class Runner:
         allowed = CHECK_TOLERANCE[self.shape.dtype] * float(theirs.abs().max())
         if not float((ours - theirs.float()).abs().max()) <= allowed:
             raise UnsupportedModel("its attention needs something that this engine lacks")
+
+
+def _rows(first: int, chunk: Chunk) -> slice:
+    """Rows of the flattened batch, where the chunk begins at `first`, of its scored positions."""
+    scored = chunk.scored
+    return slice(first + scored.start - chunk.start, first + scored.stop - chunk.start)
+
+
+class _Known(torch.nn.Module):
+    """Stands in for a model's body whose output is known already."""
+
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self._output = output
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self._output

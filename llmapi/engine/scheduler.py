@@ -30,7 +30,18 @@ class Chunk:
 
     @property
     def draws(self) -> bool:
-        return self.completes and self.sequence.params is not None
+        params = self.sequence.params
+        return self.completes and params is not None and params.max_tokens > 0
+
+    @property
+    def scored(self) -> range:
+        """Positions whose logits are wanted for the log probability of the prompt's next token;
+        nearly always none."""
+        sequence = self.sequence
+        if not sequence.needs_prompt_logits:
+            return range(0)
+        first = max(self.start, len(sequence.prompt_logprobs) - 1)
+        return range(first, max(first, min(self.end, sequence.prompt_tokens - 1)))
 
 
 class Scheduler:

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from llmapi.engine.candidates import Candidates
 from llmapi.engine.detokenizer import Detokenizer
-from llmapi.engine.messages import SamplingParams
+from llmapi.engine.messages import SamplingParams, TokenLogprob
 
 
 @dataclass(slots=True, eq=False)
@@ -23,9 +24,20 @@ class Sequence:
     """The prompt, then what was drawn. Written by the engine."""
     params: SamplingParams | None
     """None: an input to embed, from which nothing is drawn."""
+    seed: int = 0
+    """Of its draws; a request without one is given one. All draws follow from it and `tokens`."""
+    ends: frozenset[int] = frozenset()
+    """Tokens that end it."""
+    candidates: Candidates | None = None
+    """Whom it competes with, if only the best are told. Written by the engine."""
     detokenizer: Detokenizer | None = None
     unreported_tokens: int = 0
     """Drawn since the last delta. Written by the engine."""
+    untold: list[tuple[int, TokenLogprob]] = field(default_factory=list)
+    """Tokens that may yet be part of a stop string, each with the place in the text where it
+    begins. Written by the engine."""
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
+    """Of the prompt's first tokens, as far as they are known. Written by the engine."""
     computed: int = 0
     """Positions whose keys and values are in the cache. Written by the engine, after each forward
     pass."""
@@ -46,6 +58,18 @@ class Sequence:
     @property
     def positions(self) -> int:
         """Positions that it may ever hold in the cache: the last token drawn is never fed back."""
-        if self.params is None:
+        if self.params is None or self.params.max_tokens == 0:
             return self.prompt_tokens
         return self.prompt_tokens + self.params.max_tokens - 1
+
+    @property
+    def needs_prompt_logits(self) -> bool:
+        """Positions of its prompt must be computed even if their keys and values are known."""
+        wanted = self.params is not None and self.params.prompt_logprobs
+        return wanted and len(self.prompt_logprobs) < self.prompt_tokens
+
+    @property
+    def needs_logprobs(self) -> bool:
+        """Of the tokens drawn."""
+        wanted = self.params is not None and self.params.logprobs is not None
+        return wanted or self.candidates is not None

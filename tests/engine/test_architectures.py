@@ -78,19 +78,25 @@ def test_greedy_tokens_equal_generate(name: str, tmp_path: Path) -> None:
     drawn: dict[str, list[int]] = {}
     extend_one = engine._extend_one
 
-    def keep(sequence: Any, token: int) -> None:
+    def keep(sequence: Any, token: int, logprob: Any) -> None:
         drawn.setdefault(sequence.request_id, []).append(token)
-        extend_one(sequence, token)
+        extend_one(sequence, token, logprob)
 
     engine._extend_one = keep  # type: ignore[method-assign]
-    drive(engine, *(ask(f"r{i}", prompt, max_tokens=12) for i, prompt in enumerate(prompts)))
+    params = {"max_tokens": 12, "logprobs": 1, "prompt_logprobs": True}
+    told = drive(engine, *(ask(f"r{i}", prompt, **params) for i, prompt in enumerate(prompts)))
     for i, prompt in enumerate(prompts):
         ids = torch.tensor([prompt])
         with torch.inference_mode():
             output = model.generate(
                 ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
             )
+            logprobs = model(ids).logits[0].log_softmax(-1)
         assert drawn[f"r{i}"] == output[0, len(prompt) :].tolist()
+        expected = logprobs[:-1].gather(-1, ids[0, 1:, None])[:, 0].tolist()
+        first, *rest = (score.logprob for score in told.prompt_logprobs[f"r{i}", 0])
+        assert first is None
+        assert rest == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_model_whose_attention_cannot_be_replaced_is_refused_with_a_sentence(

@@ -1,6 +1,7 @@
 """Beam search between steps: transformers' own answers, and nobody hurt by it."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -137,3 +138,56 @@ def test_several_prompts_each_get_their_beams(engine: Engine) -> None:
     told = drive(engine, GenerateRequest("a", "u", prompts, params, n=2))
     assert set(told.finished) == {("a", i) for i in range(4)}
     assert [told.finished["a", i].prompt_tokens for i in range(4)] == [5, 5, 7, 7]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({"length_penalty": -3.0}, {"length_penalty": -3.0}),
+        ({"early_stopping": True}, {"early_stopping": True}),
+        ({"early_stopping": None}, {"early_stopping": "never"}),
+        ({"min_tokens": 9}, {"min_new_tokens": 9}),
+        ({"logit_bias": ((9, 7.0),)}, {"sequence_bias": {(9,): 7.0}}),
+        ({"repetition_penalty": 1.4}, {"repetition_penalty": 1.4}),
+    ],
+)
+def test_every_parameter_that_generate_has_is_handed_on(
+    engine: Engine, reference: Reference, ours: dict[str, Any], theirs: dict[str, Any]
+) -> None:
+    # A bias towards the end token, so that hypotheses of different lengths compete.
+    eos, prompt = reference.tokenizer.eos_token_id, some_prompt(3, 20)
+    bias = {"logit_bias": ((eos, 9.0), *ours.pop("logit_bias", ()))}
+    told = drive(engine, ask("a", prompt, num_beams=3, n=3, max_tokens=15, **ours, **bias))
+    sequence_bias = {(eos,): 9.0, **theirs.pop("sequence_bias", {})}
+    expected = reference.generate(
+        prompt,
+        15,
+        do_sample=False,
+        num_beams=3,
+        num_return_sequences=3,
+        sequence_bias=sequence_bias,
+        **theirs,
+    )
+    assert [told.finished["a", i].completion_tokens for i in range(3)] == [*map(len, expected)]
+    assert [told.text("a", i) for i in range(3)] == [*map(reference.text, expected)]
+
+
+@pytest.mark.parametrize("penalty", ["presence_penalty", "frequency_penalty"])
+def test_openais_penalties_hold_for_beams_too(engine: Engine, penalty: str) -> None:
+    bytes_of = engine._vocabulary.bytes_of
+    letters = [t for t in range(400) if len(bytes_of(t)) == 1 and bytes_of(t).isalpha()]
+    params = {"num_beams": 2, "logit_bias": tuple((token, 100.0) for token in letters)}
+    plain = drive(engine, ask("a", some_prompt(3, 20), **params)).text("a")
+    assert len(set(plain)) < len(plain) == 16
+    dear = drive(engine, ask("a", some_prompt(3, 20), **params, **{penalty: 500.0})).text("a")
+    assert len(set(dear)) == len(dear) == 16
+
+
+def test_end_tokens_of_a_request_end_its_beams(engine: Engine, reference: Reference) -> None:
+    eos, prompt = reference.tokenizer.eos_token_id, some_prompt(3, 20)
+    bias = {"num_beams": 2, "logit_bias": ((eos, 100.0), (50, 90.0))}
+    assert drive(engine, ask("a", prompt, **bias)).finished["a", 0].completion_tokens == 1
+    ignored = drive(engine, ask("a", prompt, ignore_eos=True, **bias))
+    assert ignored.finished["a", 0].reason is FinishReason.LENGTH
+    stopped = drive(engine, ask("a", prompt, ignore_eos=True, stop_token_ids=(50, eos), **bias))
+    assert stopped.finished["a", 0].reason is FinishReason.STOP

@@ -169,7 +169,21 @@ def test_embeddings_equal_the_mean_of_the_last_hidden_states(
     [
         (ask("a", []), "at least one token"),
         (EmbedRequest("a", "u", ()), "at least one token"),
-        (ask("a", [1], max_tokens=0), "max_tokens"),
+        (ask("a", [1], max_tokens=-1), "max_tokens"),
+        (ask("a", [1], max_tokens=0, num_beams=2), "max_tokens"),
+        (ask("a", [1], min_tokens=17), "min_tokens"),
+        (ask("a", [1], min_p=1.5), "min_p"),
+        (ask("a", [1], presence_penalty=float("nan")), "presence_penalty"),
+        (ask("a", [1], frequency_penalty=1e300), "frequency_penalty"),
+        (ask("a", [1], logit_bias=((5, float("inf")),)), "logit_bias"),
+        (ask("a", [1], logit_bias=((400, 1.0),)), "between 0 and 399"),
+        (ask("a", [1], stop_token_ids=(-1,)), "between 0 and 399"),
+        (ask("a", [1], logprobs=-1), "logprobs"),
+        (ask("a", [1], logprobs=1, num_beams=2), "logprobs"),
+        (ask("a", [1], prompt_logprobs=True, num_beams=2), "logprobs"),
+        (ask("a", [1], n=3, best_of=2), "best_of"),
+        (ask("a", [1], best_of=2, num_beams=2), "best_of"),
+        (ask("a", [1], length_penalty=float("nan"), num_beams=2), "length_penalty"),
         (ask("a", [1], temperature=float("nan")), "temperature"),
         (ask("a", [1], temperature=-1.0), "temperature"),
         (ask("a", [1], top_p=0.0), "top_p"),
@@ -298,7 +312,7 @@ def test_three_hundred_random_requests_leak_nothing_and_none_is_stuck(tiny_dir: 
     assert engine.free_blocks == baseline
     assert not engine._live
     assert not engine._sums
-    assert not engine._sampler._states
+    assert not engine._sampler._penalties
     assert not engine._scheduler._waiting
     ended = (
         {name for name, _ in told.finished} | {name for name, _ in told.vectors} | set(told.failed)
@@ -318,7 +332,13 @@ def _random_request(chance: random.Random, name: str) -> GenerateRequest | Embed
         name,
         prompt,
         user=user,
-        n=chance.choice((1, 1, 1, 2, 4)),
+        n=(n := chance.choice((1, 1, 1, 2, 4))),
+        best_of=chance.choice((None, None, None, n, n + 2)),
+        logprobs=chance.choice((None, None, 0, 3)),
+        prompt_logprobs=chance.random() < 0.1,
+        frequency_penalty=chance.choice((0.0, 0.0, 1.0)),
+        logit_bias=chance.choice(((), ((9, -3.0),))),
+        ignore_eos=chance.random() < 0.2,
         max_tokens=chance.choice((1, 2, 10, 40)),
         do_sample=chance.random() < 0.7,
         temperature=chance.choice((0.0, 0.2, 1.0, 1.9)),
