@@ -20,10 +20,11 @@ from llmapi.backends.base import (
 )
 from llmapi.backends.link import EngineLink, Launch, launch_process
 from llmapi.backends.prompt import PromptEncoder
-from llmapi.backends.sampling import SamplingDefaults
+from llmapi.backends.sampling import SamplingDefaults, check_against_model
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.messages import (
     Abort,
+    Answer,
     Embedding,
     EmbedRequest,
     Event,
@@ -33,6 +34,7 @@ from llmapi.engine.messages import (
     LoadProgress,
     ModelInfo,
     Outbound,
+    PromptLogprobs,
     Ready,
     RequestFailed,
     SamplingParams,
@@ -122,14 +124,18 @@ class LocalBackend(Backend):
         if isinstance(request, EmbeddingRequest):
             return self._prepare_embedding(request, request_id, user, encoder, info)
 
+        options = request.options
         stops: tuple[str, ...] = ()
+        echo: tuple[str, ...] = ()
         if isinstance(request, ChatRequest):
             prompts: tuple[tuple[int, ...], ...] = (
                 encoder.encode_chat(request.messages, "messages"),
             )
             stops = encoder.template_stops
         else:
-            wrap = (request.template or self.completion_template) == "auto"
+            wrap = (request.template or self.completion_template) == "auto" and not options.echo
+            if options.echo:
+                echo = tuple(encoder.text_of(prompt) for prompt in request.prompts)
             if wrap and any(isinstance(prompt, str) for prompt in request.prompts):
                 stops = encoder.template_stops
             prompts = tuple(
@@ -140,8 +146,10 @@ class LocalBackend(Backend):
             )
         defaults = replace(self.defaults, model=info.generation_defaults)
         room = info.context_length - max(map(len, prompts))
-        params = defaults.resolve(request.options, room, stops)
-        n = request.options.n or 1
+        params = defaults.resolve(options, room, stops)
+        check_against_model(params, info.vocab_size)
+        n = options.n or 1
+        best_of = options.best_of if options.best_of and options.best_of > n else None
         positions = (max(map(len, prompts)) + params.max_tokens) * params.num_beams
         if positions > info.kv_cache_tokens:
             raise InvalidRequest(
@@ -151,9 +159,11 @@ class LocalBackend(Backend):
             )
         return Prepared(
             model=info.name,
-            work=GenerateRequest(request_id, user, prompts, params, n),
+            work=GenerateRequest(request_id, user, prompts, params, n, best_of),
             prompt_tokens=sum(map(len, prompts)),
             parameters=parameters_in_force(request, params, n),
+            echo=echo,
+            special_tokens=encoder.special_tokens,
         )
 
     def _prepare_embedding(
@@ -180,13 +190,13 @@ class LocalBackend(Backend):
         parameters = {"dimensions": request.dimensions} if request.dimensions else {}
         return Prepared(info.name, EmbedRequest(request_id, user, inputs), tokens, parameters)
 
-    async def stream(self, prepared: Prepared) -> AsyncGenerator[TextDelta | Finish]:
+    async def stream(self, prepared: Prepared) -> AsyncGenerator[Answer]:
         assert isinstance(prepared.work, GenerateRequest)
         async with _Exchange(self, prepared.work) as exchange:
             open_choices = prepared.choices
             while open_choices:
                 event = await exchange.next()
-                assert isinstance(event, TextDelta | Finish)
+                assert isinstance(event, TextDelta | PromptLogprobs | Finish)
                 open_choices -= isinstance(event, Finish)
                 yield event
 
@@ -313,6 +323,30 @@ def parameters_in_force(
         kept["seed"] = params.seed
     if params.stop:
         kept["stop"] = list(params.stop)
+    for name in SELDOM_SENT:
+        value = getattr(request.options, name)
+        if value is not None:
+            kept[name] = list(value) if isinstance(value, tuple) else value
+    if request.options.logit_bias is not None:
+        kept["logit_bias"] = {str(token): bias for token, bias in request.options.logit_bias}
+    if isinstance(request, ChatRequest) and params.logprobs is not None:
+        kept |= {"logprobs": True, "top_logprobs": params.logprobs}
     if isinstance(request, CompletionRequest) and request.template:
         kept["template"] = request.template
     return kept
+
+
+SELDOM_SENT = (
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "stop_token_ids",
+    "min_tokens",
+    "ignore_eos",
+    "length_penalty",
+    "early_stopping",
+    "logprobs",
+    "echo",
+    "best_of",
+)
+"""Parameters that are kept with the row only if they were sent."""
