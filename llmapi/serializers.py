@@ -205,7 +205,8 @@ def check_beams(attrs: Mapping[str, Any]) -> None:
         )
     for name, asked in (
         ("best_of", (attrs.get("best_of") or 1) > n),
-        ("logprobs", attrs.get("logprobs") not in (None, False)),
+        # A completion's logprobs may be 0, which asks for something; a chat's false does not.
+        ("logprobs", attrs.get("logprobs") is not None and attrs["logprobs"] is not False),
     ):
         if asked:
             raise serializers.ValidationError(

@@ -80,7 +80,7 @@ def penalise(
             too_early.append((row, sequence.ends))
     if not (biased or seen or too_early):
         return logits
-    logits = logits.clone()
+    logits = logits.clone(memory_format=torch.contiguous_format)
     if biased:
         values = numpy.concatenate([p.bias for _, p in biased])
         places = _places(logits, [(row, p.biased) for row, p in biased])

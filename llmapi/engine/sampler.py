@@ -64,7 +64,7 @@ def _draw(logits: Tensor, sequences: list[Sequence]) -> list[int]:
     tokens = torch.empty(len(sequences), dtype=torch.long, device=logits.device)
     if greedy:
         tokens[greedy] = logits[greedy].argmax(-1)
-    random = [row for row in range(len(sequences)) if row not in set(greedy)]
+    random = [row for row, sequence in enumerate(sequences) if not _is_greedy(_params(sequence))]
     params = [_params(sequences[row]) for row in random]
     uniforms = [uniform(sequences[row].seed, sequences[row].drawn) for row in random]
     scores = warp(
