@@ -21,10 +21,11 @@ from llmapi.engine.messages import (
     StepOutput,
     TextDelta,
 )
+from llmapi.engine.pace import Pace
 from llmapi.engine.requests import sequences_of, why_refused
 from llmapi.engine.runner import Runner, StepResult
 from llmapi.engine.sampler import Sampler
-from llmapi.engine.scheduler import Chunk, Scheduler
+from llmapi.engine.scheduler import Chunk, Scheduler, Step
 from llmapi.engine.sequence import Sequence
 from llmapi.engine.vocabulary import Vocabulary
 
@@ -49,17 +50,27 @@ class Engine:
         context_length: int,
         max_batch: int,
         step_tokens: int,
+        pace: Pace | None = None,
+        shared_prefixes: tuple[tuple[int, ...], ...] = (),
         is_aborted: Callable[[str], bool] = lambda request_id: False,
     ) -> None:
-        """`runner` has its cache. `is_aborted` is asked during a beam search, which nothing else
-        interrupts."""
+        """`runner` has its cache. `pace` None: prompts take all of `step_tokens` that decoding
+        leaves. `shared_prefixes`: beginnings of prompts, as token ids, that users may find in each
+        other's cache. `is_aborted` is asked during a beam search, which nothing else interrupts."""
         self._runner = runner
         self._vocabulary = vocabulary
         self._eos = tuple(eos_token_ids)
         self._context_length = context_length
         self._is_aborted = is_aborted
         blocks = BlockPool(runner.cache.blocks - 1, runner.cache.block_size)
-        self._scheduler = Scheduler(blocks, max_batch=max_batch, step_tokens=step_tokens)
+        self._pace = pace
+        self._scheduler = Scheduler(
+            blocks,
+            max_batch=max_batch,
+            step_tokens=step_tokens,
+            pace=pace,
+            shared_prefixes=shared_prefixes,
+        )
         self._sampler = Sampler(runner.vocab_size, runner.device)
         self._live: dict[str, set[Sequence]] = {}
         """Requests with sequences in the scheduler."""
@@ -103,6 +114,7 @@ class Engine:
 
     @property
     def free_blocks(self) -> int:
+        """Blocks that no sequence holds, whether or not something worth keeping is in them."""
         return self._scheduler.blocks.available
 
     # ---- one step --------------------------------------------------------------------------------
@@ -110,26 +122,49 @@ class Engine:
     def step(self) -> StepOutput:
         """One forward pass for everyone, then at most one beam search; never raises for a request's
         sake."""
-        chunks = self._scheduler.schedule()
+        if self._pace:
+            self._pace.start()
+        step = self._scheduler.schedule()
+        chunks = step.chunks
         if chunks:
             try:
-                result = self._runner.forward(chunks)
+                result = self._forward(step)
                 drawing = [chunk.sequence for chunk in chunks if chunk.draws]
                 tokens = self._sampler.sample(result.logits, drawing)
+                self._advance(chunks, drawing, tokens)
             except Exception:
                 log.exception("A forward pass over %d sequences failed", len(chunks))
                 self._fail_all(chunks)
             else:
-                self._advance(chunks)
                 self._add_up(chunks, result)
                 self._extend(drawing, tokens)
+                if self._pace:
+                    self._pace.finish(step.rows, step.prompt_tokens)
         if self._beams:
             self._search(self._beams.popleft())
         return self._output(chunks)
 
-    def _advance(self, chunks: list[Chunk]) -> None:
-        for chunk in chunks:
-            chunk.sequence.computed = chunk.end
+    def _forward(self, step: Step) -> StepResult:
+        for sequence in step.preempted:
+            self._sums.pop(sequence, None)
+        if step.dirty:
+            self._runner.cache.scrub(step.dirty)
+        if step.copies:
+            self._runner.cache.copy_blocks(step.copies)
+        return self._runner.forward(step.chunks)
+
+    def _advance(
+        self, chunks: list[Chunk], drawing: list[Sequence], tokens: list[int | None]
+    ) -> None:
+        """Note what has been computed, and let others take over what is known to be sound."""
+        self._scheduler.advance(chunks)
+        prefixes = self._scheduler.prefixes
+        for sequence, token in zip(drawing, tokens, strict=True):
+            if token is not None:  # a NaN before it would have reached its logits
+                prefixes.publish(sequence)
+        for sequence in (c.sequence for c in chunks if c.sequence.params and not c.draws):
+            if self._runner.cache.is_finite(prefixes.unpublished(sequence)):
+                prefixes.publish(sequence)
 
     def _add_up(self, chunks: list[Chunk], result: StepResult) -> None:
         embedding = [chunk for chunk in chunks if chunk.sequence.params is None]
@@ -200,6 +235,7 @@ class Engine:
                 reason,
                 prompt_tokens=sequence.prompt_tokens,
                 completion_tokens=sequence.drawn,
+                cached_tokens=sequence.cached_tokens or 0,
             )
         )
 
@@ -257,8 +293,10 @@ class Engine:
 
     def _remove(self, sequence: Sequence, *, clean: bool = True) -> None:
         """Free all that a sequence holds. Not `clean`: its blocks may hold broken numbers."""
-        if not clean and sequence.blocks:
-            self._runner.cache.scrub(sequence.blocks)
+        if not clean:
+            pool = self._scheduler.blocks
+            if dirty := [block for block in sequence.blocks if pool.is_private(block)]:
+                self._runner.cache.scrub(dirty)
         self._scheduler.remove(sequence)
         self._sampler.remove(sequence)
         self._sums.pop(sequence, None)

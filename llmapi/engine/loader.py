@@ -17,6 +17,7 @@ from llmapi.engine.conversion import Report, converted
 from llmapi.engine.engine import Engine
 from llmapi.engine.memory import cache_tokens
 from llmapi.engine.messages import LoadProgress, ModelInfo
+from llmapi.engine.pace import Pace
 from llmapi.engine.runner import Runner
 from llmapi.engine.source import LoadError, find_source, find_tokenizer, has_tokenizer
 from llmapi.engine.vocabulary import Vocabulary
@@ -87,6 +88,8 @@ def load(
         context_length=context,
         max_batch=config.max_batch,
         step_tokens=config.step_tokens,
+        pace=Pace(config.prompt_stretch) if config.prompt_stretch else None,
+        shared_prefixes=config.shared_prefixes,
         is_aborted=is_aborted,
     )
     info = ModelInfo(

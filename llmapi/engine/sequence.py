@@ -31,8 +31,20 @@ class Sequence:
     pass."""
     blocks: list[int] = field(default_factory=list)
     """Written by the scheduler; position p is in `blocks[p // block_size]`."""
+    cached_tokens: int | None = None
+    """Of the prompt: taken over from the cache when it was first admitted. Written by the
+    scheduler, as all that follows."""
+    keys: list[bytes] = field(default_factory=list)
+    """The names of its first full blocks in the prefix cache."""
+    published: int = 0
+    """How many of its blocks others may take over."""
+    waits_for: bytes | None = None
+    """The key of a block that another one is about to compute for it."""
+    arrival: int = 0
+    """Its number among all that ever came."""
     overtaken: int = 0
-    """How often a later request was admitted before this one. Written by the scheduler."""
+    """How often a later request was admitted before this one."""
+    family: "Family | None" = None
 
     @property
     def pending(self) -> int:
@@ -48,4 +60,21 @@ class Sequence:
         """Positions that it may ever hold in the cache: the last token drawn is never fed back."""
         if self.params is None:
             return self.prompt_tokens
-        return self.prompt_tokens + self.params.max_tokens - 1
+        return self.prompt_tokens + max(self.params.max_tokens - 1, 0)
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether positions found in the cache need not be computed again. An embedding needs every
+        hidden state, and the prompt's log probabilities every row of logits."""
+        return self.params is not None and not self.params.prompt_logprobs
+
+
+@dataclass(slots=True, eq=False)
+class Family:
+    """The beams of one search: forks of one sequence, admitted as one and never preempted."""
+
+    width: int
+    """Members that may be scheduled together."""
+    blocks: int
+    """What they may need together; kept for them from their admission on."""
+    members: dict[Sequence, None] = field(default_factory=dict)
