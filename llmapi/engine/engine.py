@@ -163,7 +163,8 @@ class Engine:
             if token is not None:  # a NaN before it would have reached its logits
                 prefixes.publish(sequence)
         for sequence in (c.sequence for c in chunks if c.sequence.params and not c.draws):
-            if self._runner.cache.is_finite(prefixes.unpublished(sequence)):
+            filled = prefixes.unpublished(sequence)
+            if filled and self._runner.cache.is_finite(filled):
                 prefixes.publish(sequence)
 
     def _add_up(self, chunks: list[Chunk], result: StepResult) -> None:
