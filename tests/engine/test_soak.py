@@ -8,15 +8,15 @@ from driving import Reference
 from soak import Soak
 
 
-def test_three_hundred_random_requests_in_a_cache_that_is_always_too_small(
+def test_two_hundred_random_requests_in_a_cache_that_is_always_too_small(
     tiny_dir: Path, reference: Reference
 ) -> None:
-    report = Soak(tiny_dir, reference, requests=300, seed=0).run()
+    report = Soak(tiny_dir, reference, requests=200, seed=0).run()
     print(report)
-    assert report.preempted >= 20
+    assert report.preempted >= 50
     assert report.cached_tokens >= 1000
     assert report.aborted
-    assert report.compared >= 100
+    assert report.compared >= 60
     assert report.skipped <= 3
 
 
