@@ -14,6 +14,7 @@ import sys
 
 from benchmarks.model import PROJECT
 from benchmarks.results import tables
+from benchmarks.servers import sigterm_as_exit
 from benchmarks.side_by_side import add_options, run, tell
 
 QUICK = {"clients": [1, 4], "rounds": 1, "per_client": 1, "least_requests": 2, "max_tokens": 16}
@@ -50,7 +51,13 @@ def chapter(title: str, module: str, arguments: list[str]) -> None:
     """In a process of its own: it shall neither find nor leave threads and memory here."""
     print(f"\n{title}:\n", flush=True)
     command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
-    if subprocess.run(command, cwd=PROJECT, check=False).returncode:
+    with sigterm_as_exit(), subprocess.Popen(command, cwd=PROJECT) as process:
+        try:
+            code = process.wait()
+        except BaseException:
+            process.terminate()  # it ends its server, and the block waits for it
+            raise
+    if code:
         tell(f"benchmarks.{module} could not be run to its end")
 
 

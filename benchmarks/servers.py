@@ -130,9 +130,12 @@ def version_of(server: Server, settings: Mapping[str, str]) -> str | None:
 
 @contextmanager
 def started(server: Server, settings: Mapping[str, str]) -> Iterator[Running]:
-    """The server, ready to answer; it and all its children are ended at the end. Raises
-    NotStarted."""
-    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
+    """The server, ready to answer; it and all its children are ended at the end, also when the
+    benchmark is terminated. Raises NotStarted."""
+    with (
+        sigterm_as_exit(),
+        tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder,
+    ):
         port = free_port()
         all_settings = {**settings, "PORT": str(port), "TMP": folder}
         inherited = {n: v for n, v in os.environ.items() if n not in NOT_INHERITED}
@@ -156,6 +159,20 @@ def started(server: Server, settings: Mapping[str, str]) -> Iterator[Running]:
             yield running
         finally:
             end(process)
+
+
+@contextmanager
+def sigterm_as_exit() -> Iterator[None]:
+    """Otherwise SIGTERM runs no `finally`, and a server would go on and keep the machine busy."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def wait_ready(running: Running, process: "subprocess.Popen[bytes]", log: Path) -> None:
