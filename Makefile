@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 ARGS ?=
 # Tests run engines in threads of their own process; see llmapi/backends/link.py.
-test test-engine test-sqlite test-postgres chaos check: export OMP_WAIT_POLICY ?= PASSIVE
+test test-engine test-sqlite test-postgres soak chaos check: export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev serve test test-engine test-sqlite test-postgres chaos check format bench clean
+.PHONY: help install install-dev serve test test-engine test-sqlite test-postgres soak chaos check format bench clean
 
 help:
 	@echo "make serve [ARGS='--port 8000 --base_model DIR']   install, migrate, and serve a model"
@@ -60,6 +60,10 @@ test-sqlite: install-dev
 
 test-postgres: install-dev
 	TEST_DATABASE=postgres $(BIN)/python -m pytest tests --ignore=tests/serve $(ARGS)
+
+# Ten thousand random requests through one small engine: some minutes.
+soak: install-dev
+	$(BIN)/python -m pytest -c tests/engine/pytest.ini --rootdir tests/engine tests/engine/test_soak.py -m slow -s $(ARGS)
 
 # A hundred kills on each database: about a quarter of an hour.
 chaos: install-dev

@@ -1,60 +1,64 @@
-"""`make bench`: starts this server on a free port and loads it with 1, 4, 8 and 16 clients."""
+"""`make bench`: what this server does on this machine, beside its limits and the peers that are
+installed.
+
+    make bench                                       all of it
+    make bench ARGS="--only ours --rounds 3"         other options: see side_by_side.py
+    make bench ARGS="--quick"                        a few requests: does it all work?
+
+docs/benchmarks.md says what the tables mean and how peers are named.
+"""
 
 import argparse
-import os
-import re
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
-from benchmarks.load_client import measure, parser, table
+from benchmarks.model import PROJECT
+from benchmarks.results import tables
+from benchmarks.servers import sigterm_as_exit
+from benchmarks.side_by_side import add_options, run, tell
 
-PROJECT = Path(__file__).resolve().parent.parent
+QUICK = {"clients": [1, 4], "rounds": 1, "per_client": 1, "least_requests": 2, "max_tokens": 16}
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("-c", "--clients", type=int, nargs="+", default=[1, 4, 8, 16])
-    options.add_argument("-n", "--requests", type=int, default=32)
-    options.add_argument("--max-tokens", type=int, default=64)
-    given = options.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "LLMAPI_VAR_DIR": folder, "LLMAPI_PORT": "0"}
-        converted = PROJECT / "var" / "models"
-        if converted.is_dir():  # do not convert the embedded model again
-            (Path(folder) / "models").symlink_to(converted)
-        server = subprocess.Popen(
-            [sys.executable, "manage.py", "serve"],
-            cwd=PROJECT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    parser = argparse.ArgumentParser(description="All benchmarks.")
+    add_options(parser)
+    parser.set_defaults(rounds=1, json=PROJECT / "var" / "benchmarks.json")
+    parser.add_argument("--quick", action="store_true")
+    given = parser.parse_args()
+    if given.quick:
+        vars(given).update(QUICK)
+    results = run(given, tell)
+    print(tables(results), flush=True)
+    fast = "ours, 8-bit" not in results["skipped"] and "ours, 8-bit" in results["servers"]
+    server = ["--server", "ours, 8-bit" if fast else "ours, fp32"]
+    most = str(max(given.clients))
+    per_client = ["--per-client", str(given.per_client), "--max-tokens", str(given.max_tokens)]
+    chapter(
+        "The engine alone, and what the whole API costs over it",
+        "engine_bench",
+        ["-c", most, "--api", *per_client, *["--load_in_8bit"] * fast],
+    )
+    chapter("A chat's tenth turn", "turns", [*server, *["--chats", "1"] * given.quick])
+    chapter(
+        "A long prompt among running streams",
+        "long_prompt",
+        [*server, *["--trials", "1", "--tokens", "1000", "--idle-s", "2"] * given.quick],
+    )
+
+
+def chapter(title: str, module: str, arguments: list[str]) -> None:
+    """In a process of its own: it shall neither find nor leave threads and memory here."""
+    print(f"\n{title}:\n", flush=True)
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    with sigterm_as_exit(), subprocess.Popen(command, cwd=PROJECT) as process:
         try:
-            url, model, key = ready(server)
-            counts = ["-n", str(given.requests), "--max-tokens", str(given.max_tokens)]
-            clients = ["-c", *map(str, given.clients)]
-            rows = measure(parser().parse_args([url, model, "--key", key, *counts, *clients]))
-        finally:
-            server.terminate()
-            server.wait(60)
-    print(table(rows))
-    base = rows[0]["tokens/s"]
-    for row in rows[1:]:
-        print(f"{row['clients']} clients: {row['tokens/s'] / base:.1f} times the throughput of one")
-
-
-def ready(server: "subprocess.Popen[str]") -> tuple[str, str, str]:
-    """The URL, the model and the first key that the server prints when it is ready."""
-    key = ""
-    assert server.stdout is not None
-    for line in server.stdout:
-        if found := re.search(r"sk-[0-9A-Za-z]{46}", line):
-            key = found[0]
-        if found := re.match(r"llmapi serves (\S+) at (\S+)", line):
-            return found[2], found[1], key
-    raise SystemExit("the server ended before it was ready")
+            code = process.wait()
+        except BaseException:
+            process.terminate()  # it ends its server, and the block waits for it
+            raise
+    if code:
+        tell(f"benchmarks.{module} could not be run to its end")
 
 
 if __name__ == "__main__":

@@ -50,8 +50,10 @@ class ServerSettings(BaseSettings):
     )
     gpus: str | None = Field(None, description="GPU to use, by number. Default: a GPU if any.")
     only_cpu: bool = Field(False, description="Use the CPU even if there is a GPU.")
-    load_in_8bit: bool = Field(False, description="8-bit weights. Not built yet: refused.")
-    load_in_4bit: bool = Field(False, description="4-bit weights. Not built yet: refused.")
+    load_in_8bit: bool = Field(
+        False, description="8-bit weights: bitsandbytes on a GPU, the native decoder on a CPU."
+    )
+    load_in_4bit: bool = Field(False, description="4-bit weights (bitsandbytes; GPUs only).")
 
     # ---- the engine -----------------------------------------------------------------------------
     engine: Literal["local", "echo"] = Field(
@@ -62,6 +64,11 @@ class ServerSettings(BaseSettings):
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Precision of the weights: `auto` is float32 on a CPU."
+    )
+    decoder: Literal["auto", "native", "fused", "generic"] = Field(
+        "auto",
+        description="How the model is computed: `native` (C; LLaMA family on a CPU), `fused` "
+        "(torch; LLaMA family), `generic` (transformers' layers; any). `auto`: the first that can.",
     )
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the engine.")
     max_batch: int = Field(32, ge=1, le=4096, description="Sequences that decode together.")

@@ -12,7 +12,6 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
-from django.db import transaction
 from django.db.models import BooleanField, Exists, ExpressionWrapper, OuterRef, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
@@ -21,6 +20,7 @@ from conversations import lockfile, tree
 from conversations.jsontext import JSONValue
 from conversations.models import Completion, CompletionContent, Conversation, ServerProcess
 from conversations.tree import ChoiceEnd, NewMessage
+from conversations.writing import write_transaction
 
 __all__ = [
     "ChoiceEnd",
@@ -88,7 +88,7 @@ def completion_start(new: NewCompletion) -> int:
     if new.kind == Completion.Kind.CHAT and not new.messages:
         raise ValueError("a chat completion needs at least one message")
     now = timezone.now()
-    with transaction.atomic():
+    with write_transaction():
         place = None
         if new.messages:
             place = tree.place_input(
@@ -125,7 +125,7 @@ def completions_flush(partials: Mapping[int, tuple[tuple[str, ...], int]]) -> No
     """
     if not partials:
         return
-    with transaction.atomic():
+    with write_transaction():
         running = (
             Completion.objects.select_for_update(no_key=True)
             .filter(pk__in=partials, status=Completion.Status.RUNNING)
@@ -149,7 +149,7 @@ def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
     one, it replaces texts and status and never adds a message for the same choice.
     Raises Completion.DoesNotExist.
     """
-    with transaction.atomic():
+    with write_transaction():
         _end(_locked_completions().get(pk=completion_pk), end)
 
 
@@ -261,7 +261,7 @@ def _bury(process: ServerProcess, *, remove_lock: bool) -> int:
 
 def _interrupt(completion_pk: int) -> bool:
     """False if the request came to an end of its own, or by another sweeper, in the meantime."""
-    with transaction.atomic():
+    with write_transaction():
         completion = (
             _locked_completions().filter(pk=completion_pk, status=Completion.Status.RUNNING).first()
         )

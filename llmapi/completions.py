@@ -25,7 +25,15 @@ from conversations.services import (
     completion_start,
 )
 from llmapi.backends.base import ChatRequest, CompletionRequest, Prepared, Request
-from llmapi.engine.messages import Finish, FinishReason, TextDelta
+from llmapi.engine.messages import (
+    Answer,
+    Finish,
+    FinishReason,
+    GenerateRequest,
+    PromptLogprobs,
+    TextDelta,
+    TokenLogprob,
+)
 from llmapi.errors import ApiError, EngineLost, ServerUnavailable, as_api_error
 from llmapi.executors import cpu, database
 from llmapi.flusher import flusher
@@ -62,7 +70,11 @@ class Choice:
 
     pieces: list[str] = field(default_factory=list)
     tokens: int = 0
+    """Drawn for it; with the best of `best_of`, also for those that are not told."""
     finish_reason: FinishReason | None = None
+    cached_tokens: int = 0
+    logprobs: list[TokenLogprob] = field(default_factory=list)
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
 
     @property
     def text(self) -> str:
@@ -81,16 +93,28 @@ class Outcome:
     started: float = field(default_factory=time.monotonic)
     first_token_ms: int | None = None
 
-    def add(self, event: TextDelta | Finish) -> None:
+    def add(self, event: Answer) -> None:
         choice = self.choices[event.index]
-        if isinstance(event, Finish):
-            choice.finish_reason = event.reason
-            choice.tokens = event.completion_tokens
-            return
-        if self.first_token_ms is None:
-            self.first_token_ms = self.elapsed_ms
-        choice.pieces.append(event.text)
-        choice.tokens += event.tokens
+        match event:
+            case TextDelta():
+                if self.first_token_ms is None:
+                    self.first_token_ms = self.elapsed_ms
+                choice.pieces.append(event.text)
+                choice.tokens += event.tokens
+            case Finish():
+                choice.finish_reason = event.reason
+                choice.tokens = event.completion_tokens + event.discarded_tokens
+                choice.cached_tokens = event.cached_tokens
+
+    async def collect(self, event: Answer) -> None:
+        """What an answer needs besides that goes out whole. (A stream keeps none: of a long answer
+        these are hundreds of megabytes.)"""
+        choice = self.choices[event.index]
+        match event:
+            case PromptLogprobs():
+                choice.prompt_logprobs = event.logprobs
+            case TextDelta():
+                choice.logprobs += event.logprobs
 
     @property
     def elapsed_ms(self) -> int:
@@ -99,6 +123,14 @@ class Outcome:
     @property
     def completion_tokens(self) -> int:
         return sum(choice.tokens for choice in self.choices)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of the prompts, each counted once, that were not computed for any choice."""
+        work = self.prepared.work
+        n = work.n if isinstance(work, GenerateRequest) else 1
+        firsts = range(0, len(self.choices), n)
+        return sum(min(c.cached_tokens for c in self.choices[i : i + n]) for i in firsts)
 
     @property
     def partial(self) -> tuple[tuple[str, ...], int]:
@@ -170,9 +202,7 @@ async def admit(
     )
 
 
-async def run_completion(
-    outcome: Outcome, on_event: Callable[[TextDelta | Finish], Awaitable[None]]
-) -> None:
+async def run_completion(outcome: Outcome, on_event: Callable[[Answer], Awaitable[None]]) -> None:
     """Generate, hand every event to `on_event`, and write the end, however it comes.
 
     Raises what ended it early (ApiError, CancelledError) after that was written.

@@ -12,7 +12,7 @@ from llmapi.engine.config import EngineConfig
 from llmapi.engine.embedded import embedded_model_path
 from llmapi.engine.source import LoadError, check_local
 
-NOT_BUILT_YET = ("lora_model", "load_in_8bit", "load_in_4bit")
+NOT_BUILT_YET = ("lora_model",)
 
 
 def configured_backends(options: Any) -> list[Backend]:
@@ -42,12 +42,20 @@ def engine_config(options: Any) -> EngineConfig:
                 f"--{name} (LLMAPI_{name.upper()}) is not built into this version yet; "
                 "leave it out."
             )
+    if options.load_in_8bit and options.load_in_4bit:
+        raise ImproperlyConfigured(
+            "--load_in_8bit (LLMAPI_LOAD_IN_8BIT) and --load_in_4bit (LLMAPI_LOAD_IN_4BIT) exclude "
+            "each other: give one."
+        )
     config = EngineConfig(
         base_model=options.base_model or embedded_model(),
         cache_dir=str(Path(options.var_dir) / "models"),
         tokenizer_path=options.tokenizer_path,
         served_name=options.model_name,
         dtype=options.dtype,
+        load_in_8bit=options.load_in_8bit,
+        load_in_4bit=options.load_in_4bit,
+        decoder=options.decoder,
         device=device(options),
         threads=options.threads,
         max_batch=options.max_batch,

@@ -24,7 +24,7 @@ from llmapi.completions import (
     run_completion,
     run_embedding,
 )
-from llmapi.engine.messages import Finish, TextDelta
+from llmapi.engine.messages import Answer, Finish, PromptLogprobs, TextDelta
 from llmapi.errors import (
     ApiError,
     BodyTooLarge,
@@ -34,6 +34,7 @@ from llmapi.errors import (
     envelope,
 )
 from llmapi.executors import cpu, database
+from llmapi.logprobs import TextLogprobs
 from llmapi.middleware import new_request_id
 from llmapi.parsers import parse_json
 from llmapi.running import running
@@ -175,7 +176,7 @@ class GenerationConsumer(DoorConsumer):
         if serializer.streamed:
             await self.stream(outcome, serializer.include_usage)
         else:
-            await run_completion(outcome, collect)
+            await run_completion(outcome, outcome.collect)
             await self.send_json(self.payload(outcome, request))
 
     async def stream(self, outcome: Outcome, include_usage: bool) -> None:
@@ -186,7 +187,7 @@ class GenerationConsumer(DoorConsumer):
         finishes: list[dict[str, Any]] = []
         usage = {"usage": None} if include_usage else {}
 
-        async def on_event(event: TextDelta | Finish) -> None:
+        async def on_event(event: Answer) -> None:
             if isinstance(event, Finish):
                 # Held back until the row says so too.
                 finishes.append(self.finish_chunk(outcome, event) | usage)
@@ -227,15 +228,13 @@ class GenerationConsumer(DoorConsumer):
     def payload(self, outcome: Outcome, request: Any) -> dict[str, Any]:
         raise NotImplementedError
 
-    def delta_chunks(self, outcome: Outcome, event: TextDelta) -> list[dict[str, Any]]:
+    def delta_chunks(
+        self, outcome: Outcome, event: TextDelta | PromptLogprobs
+    ) -> list[dict[str, Any]]:
         raise NotImplementedError
 
     def finish_chunk(self, outcome: Outcome, event: Finish) -> dict[str, Any]:
         raise NotImplementedError
-
-
-async def collect(event: TextDelta | Finish) -> None:
-    """For answers that go out whole: the outcome keeps the events, and nothing is sent yet."""
 
 
 class ChatCompletionConsumer(GenerationConsumer):
@@ -249,10 +248,14 @@ class ChatCompletionConsumer(GenerationConsumer):
     def payload(self, outcome: Outcome, request: Any) -> dict[str, Any]:
         return payloads.chat_completion(outcome, request)
 
-    def delta_chunks(self, outcome: Outcome, event: TextDelta) -> list[dict[str, Any]]:
+    def delta_chunks(
+        self, outcome: Outcome, event: TextDelta | PromptLogprobs
+    ) -> list[dict[str, Any]]:
         chunks = self.opening(outcome, event.index)
-        if event.text:
-            chunks.append(payloads.chat_chunk(outcome, event.index, {"content": event.text}))
+        if isinstance(event, TextDelta) and (event.text or event.logprobs):
+            delta = {"content": event.text}
+            logprobs = payloads.logprobs_of_chat(outcome, event.logprobs)
+            chunks.append(payloads.chat_chunk(outcome, event.index, delta, logprobs=logprobs))
         return chunks
 
     def opening(self, outcome: Outcome, index: int) -> list[dict[str, Any]]:
@@ -272,14 +275,39 @@ class CompletionConsumer(GenerationConsumer):
     view = CompletionsView
     chunk_kind = "text_completion"
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.logprobs: dict[int, TextLogprobs] = {}
+        """Of each choice that has begun."""
+
     def payload(self, outcome: Outcome, request: Any) -> dict[str, Any]:
         return payloads.text_completion(outcome)
 
-    def delta_chunks(self, outcome: Outcome, event: TextDelta) -> list[dict[str, Any]]:
-        return [payloads.text_chunk(outcome, event.index, event.text)] if event.text else []
+    def delta_chunks(
+        self, outcome: Outcome, event: TextDelta | PromptLogprobs
+    ) -> list[dict[str, Any]]:
+        text, logprobs = self.opening(outcome, event.index), None
+        told = self.logprobs[event.index]
+        if isinstance(event, PromptLogprobs):
+            logprobs = told.prompt(event.logprobs, text)
+        else:
+            text += event.text
+            if outcome.prepared.wants_logprobs:
+                logprobs = told.answer(event.logprobs, event.text)
+        if not (text or event.logprobs):
+            return []
+        return [payloads.text_chunk(outcome, event.index, text, logprobs=logprobs)]
+
+    def opening(self, outcome: Outcome, index: int) -> str:
+        """The echoed prompt: once, before a choice's first text."""
+        if index in self.logprobs:
+            return ""
+        self.logprobs[index] = TextLogprobs(outcome.prepared.special_tokens)
+        return payloads.echoed(outcome, index)
 
     def finish_chunk(self, outcome: Outcome, event: Finish) -> dict[str, Any]:
-        return payloads.text_chunk(outcome, event.index, "", event.reason)
+        text = self.opening(outcome, event.index)
+        return payloads.text_chunk(outcome, event.index, text, event.reason)
 
 
 class EmbeddingConsumer(DoorConsumer):

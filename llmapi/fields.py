@@ -4,6 +4,7 @@ DRF's own fields coerce: they strip prompts, read "3" and 3.0 as integers, true 
 true. Null means left out, as in OpenAI's API.
 """
 
+import re
 from typing import Any
 
 from rest_framework import serializers
@@ -17,6 +18,10 @@ JSON_TYPE_NAMES = {
     dict: "an object",
     type(None): "null",
 }
+
+
+TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
+"""One spelling for each id, so that no two keys of an object mean the same token."""
 
 
 def type_name(value: Any) -> str:
@@ -189,6 +194,77 @@ class StopField(StrictField):
         if len(stops) > self.max_stops:
             self.fail("count", limit=self.max_stops, count=len(stops))
         return tuple(run_indexed(self.item.run_validation, stops))
+
+
+class TokenIdsField(StrictField):
+    """Token ids, a few. Internal value: a tuple. Whether they are in the vocabulary is the model's
+    business."""
+
+    expects = "an array of token ids"
+    max_items = 128
+
+    default_error_messages = {
+        "count": "May hold {limit} token ids at most (it has {count}).",
+        "token": "A token id must be an integer of at least 0.",
+    }
+
+    def json_schema(self) -> dict[str, Any]:
+        ids = {"type": "integer", "minimum": 0}
+        return {"type": "array", "items": ids, "maxItems": self.max_items}
+
+    def to_internal_value(self, data: Any) -> tuple[int, ...]:
+        if not isinstance(data, list):
+            self.wrong_type(data)
+        if len(data) > self.max_items:
+            self.fail("count", limit=self.max_items, count=len(data))
+        if any(type(token) is not int or not 0 <= token < 2**31 for token in data):
+            self.fail("token")
+        return tuple(data)
+
+
+class LogitBiasField(StrictField):
+    """OpenAI's logit_bias. Internal value: a tuple of (token id, bias). Whether the ids are in the
+    vocabulary is the model's business."""
+
+    expects = "an object of token ids and numbers"
+    limit = 100
+    max_items = 4096
+
+    default_error_messages = {
+        "count": "May name {limit} tokens at most (it names {count}).",
+        "token": "'{token}' is not a token id: write it as digits, as in {{\"42\": -100}}.",
+        "bias": "The bias of token {token} must be a number from -{limit} to {limit}.",
+    }
+
+    def json_schema(self) -> dict[str, Any]:
+        bias = {"type": "number", "minimum": -self.limit, "maximum": self.limit}
+        return {"type": "object", "additionalProperties": bias}
+
+    def to_internal_value(self, data: Any) -> tuple[tuple[int, float], ...]:
+        if not isinstance(data, dict):
+            self.wrong_type(data)
+        if len(data) > self.max_items:
+            self.fail("count", limit=self.max_items, count=len(data))
+        for key, bias in data.items():
+            if not TOKEN_ID.fullmatch(key):
+                self.fail("token", token=key[:40])
+            if type(bias) not in (int, float) or not -self.limit <= bias <= self.limit:
+                self.fail("bias", token=key, limit=self.limit)
+        return tuple((int(key), float(bias)) for key, bias in data.items())
+
+
+class EarlyStoppingField(StrictField):
+    """transformers' early_stopping of beam search."""
+
+    expects = 'true, false or "never"'
+
+    def json_schema(self) -> dict[str, Any]:
+        return {"oneOf": [{"type": "boolean"}, {"type": "string", "enum": ["never"]}]}
+
+    def to_internal_value(self, data: Any) -> bool | str:
+        if type(data) is not bool and data != "never":
+            self.wrong_type(data)
+        return data
 
 
 class PromptsField(StrictField):

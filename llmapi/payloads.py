@@ -3,12 +3,11 @@
 import base64
 from array import array
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from llmapi.backends.base import ChatRequest, ModelCard
-from llmapi.completions import Outcome
-
-JSON = dict[str, Any]
+from llmapi.completions import Choice, Outcome
+from llmapi.engine.messages import TokenLogprob
+from llmapi.logprobs import JSON, TextLogprobs, chat_logprobs
 
 
 def usage(outcome: Outcome) -> JSON:
@@ -17,6 +16,8 @@ def usage(outcome: Outcome) -> JSON:
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": outcome.cached_tokens},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 
@@ -39,7 +40,7 @@ def chat_completion(outcome: Outcome, request: ChatRequest) -> JSON:
         {
             "index": first + index,
             "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": None,
+            "logprobs": logprobs_of_chat(outcome, choice.logprobs),
             "finish_reason": choice.finish_reason,
         }
         for index, choice in enumerate(outcome.choices)
@@ -60,9 +61,21 @@ def seed_echo(request: ChatRequest) -> list[JSON]:
     ]
 
 
-def chat_chunk(outcome: Outcome, index: int, delta: JSON, finish_reason: str | None = None) -> JSON:
-    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+def chat_chunk(
+    outcome: Outcome,
+    index: int,
+    delta: JSON,
+    finish_reason: str | None = None,
+    logprobs: JSON | None = None,
+) -> JSON:
+    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
     return {**head(outcome, "chat.completion.chunk"), "choices": [choice]}
+
+
+def logprobs_of_chat(outcome: Outcome, tokens: Sequence[TokenLogprob]) -> JSON | None:
+    if not outcome.prepared.wants_logprobs:
+        return None
+    return chat_logprobs(tokens, outcome.prepared.special_tokens)
 
 
 # ---- completion ---------------------------------------------------------------------------------
@@ -72,22 +85,48 @@ def text_completion(outcome: Outcome) -> JSON:
     return {
         **head(outcome, "text_completion"),
         "choices": [
-            text_choice(index, choice.text, choice.finish_reason)
+            text_choice(
+                index,
+                echoed(outcome, index) + choice.text,
+                choice.finish_reason,
+                logprobs_of_text(outcome, index, choice),
+            )
             for index, choice in enumerate(outcome.choices)
         ],
         "usage": usage(outcome),
     }
 
 
-def text_chunk(outcome: Outcome, index: int, text: str, finish_reason: str | None = None) -> JSON:
+def text_chunk(
+    outcome: Outcome,
+    index: int,
+    text: str,
+    finish_reason: str | None = None,
+    logprobs: JSON | None = None,
+) -> JSON:
     return {
         **head(outcome, "text_completion"),
-        "choices": [text_choice(index, text, finish_reason)],
+        "choices": [text_choice(index, text, finish_reason, logprobs)],
     }
 
 
-def text_choice(index: int, text: str, finish_reason: str | None) -> JSON:
-    return {"index": index, "text": text, "logprobs": None, "finish_reason": finish_reason}
+def text_choice(index: int, text: str, finish_reason: str | None, logprobs: JSON | None) -> JSON:
+    return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def echoed(outcome: Outcome, index: int) -> str:
+    """The text that goes in front of a choice."""
+    echo = outcome.prepared.echo
+    return echo[index * len(echo) // len(outcome.choices)] if echo else ""
+
+
+def logprobs_of_text(outcome: Outcome, index: int, choice: Choice) -> JSON | None:
+    if not outcome.prepared.wants_logprobs:
+        return None
+    told = TextLogprobs(outcome.prepared.special_tokens)
+    prompt = told.prompt(choice.prompt_logprobs, echoed(outcome, index))
+    answer = told.answer(choice.logprobs, choice.text)
+    return {name: prompt[name] + answer[name] for name in prompt}
 
 
 def usage_chunk(outcome: Outcome, kind: str) -> JSON:

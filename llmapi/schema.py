@@ -27,10 +27,42 @@ class ErrorResponse(s.Serializer):
     error = ErrorDetail()
 
 
+class PromptTokensDetails(s.Serializer):
+    cached_tokens = s.IntegerField(help_text="Found in the cache, and not computed again.")
+
+
+class CompletionTokensDetails(s.Serializer):
+    reasoning_tokens = s.IntegerField()
+
+
 class Usage(s.Serializer):
     prompt_tokens = s.IntegerField()
-    completion_tokens = s.IntegerField()
+    completion_tokens = s.IntegerField(help_text="All that were drawn, those of `best_of` too.")
     total_tokens = s.IntegerField()
+    prompt_tokens_details = PromptTokensDetails()
+    completion_tokens_details = CompletionTokensDetails()
+
+
+class TopLogprob(s.Serializer):
+    token = s.CharField(help_text="Part of a character as `\\xe5\\x95`.")
+    logprob = s.FloatField()
+    bytes = s.ListField(child=s.IntegerField(), allow_null=True)
+
+
+class TokenLogprob(TopLogprob):
+    top_logprobs = TopLogprob(many=True)
+
+
+class ChatLogprobs(s.Serializer):
+    content = TokenLogprob(many=True)
+    refusal = s.JSONField(allow_null=True)
+
+
+class TextLogprobs(s.Serializer):
+    tokens = s.ListField(child=s.CharField())
+    token_logprobs = s.ListField(child=s.FloatField(allow_null=True))
+    top_logprobs = s.ListField(child=s.DictField(child=s.FloatField(), allow_null=True))
+    text_offset = s.ListField(child=s.IntegerField())
 
 
 class AnswerMessage(s.Serializer):
@@ -45,7 +77,7 @@ FINISH_REASONS = ["stop", "length"]
 class ChatChoice(s.Serializer):
     index = s.IntegerField()
     message = AnswerMessage()
-    logprobs = s.JSONField(allow_null=True, required=False)
+    logprobs = ChatLogprobs(allow_null=True, required=False)
     finish_reason = s.ChoiceField(FINISH_REASONS, required=False)
 
 
@@ -61,7 +93,7 @@ class ChatCompletionResponse(s.Serializer):
 class TextChoice(s.Serializer):
     index = s.IntegerField()
     text = s.CharField()
-    logprobs = s.JSONField(allow_null=True)
+    logprobs = TextLogprobs(allow_null=True)
     finish_reason = s.ChoiceField(FINISH_REASONS)
 
 

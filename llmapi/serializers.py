@@ -9,6 +9,7 @@ it.
 import difflib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from rest_framework import serializers
@@ -22,16 +23,21 @@ from llmapi.backends.base import (
 )
 from llmapi.fields import (
     ContentField,
+    EarlyStoppingField,
+    LogitBiasField,
     PromptsField,
     StopField,
     StrictBoolean,
     StrictFloat,
     StrictInteger,
     StrictString,
+    TokenIdsField,
     type_name,
 )
 
 MAX_CHOICES = 128
+MAX_BEST_OF = 20
+MAX_LOGPROBS = 20
 INT64 = 2**63 - 1
 NEUTRAL = Mapping[str, tuple[Any, ...]]
 
@@ -96,18 +102,7 @@ class StreamOptionsSerializer(StrictSerializer):
 class GenerationSerializer(RequestSerializer):
     """What chat and completion share: the parameters of sampling, and of streaming."""
 
-    neutral = {
-        "frequency_penalty": (0, 0.0),
-        "presence_penalty": (0, 0.0),
-        "logit_bias": ({},),
-        "min_p": (0, 0.0),
-        "length_penalty": (1, 1.0),
-        "early_stopping": (False,),
-        "ignore_eos": (False,),
-        "min_tokens": (0,),
-        "stop_token_ids": ([],),
-        "service_tier": ("auto", "default"),
-    }
+    neutral = {"service_tier": ("auto", "default")}
 
     model = StrictString(
         allow_empty=False,
@@ -122,14 +117,47 @@ class GenerationSerializer(RequestSerializer):
     temperature = StrictFloat(minimum=0, maximum=2, help_text="0 is greedy.")
     top_p = StrictFloat(minimum=0, maximum=1)
     top_k = StrictInteger(minimum=0, maximum=1_000_000, help_text="0 switches it off.")
-    repetition_penalty = StrictFloat(minimum=0.01, maximum=10, help_text="1 switches it off.")
+    min_p = StrictFloat(
+        minimum=0,
+        maximum=1,
+        help_text="Cuts off tokens below this share of the best one's probability.",
+    )
+    repetition_penalty = StrictFloat(
+        minimum=0.01, maximum=10, help_text="Over prompt and answer. 1 switches it off."
+    )
+    frequency_penalty = StrictFloat(
+        minimum=-2, maximum=2, help_text="For each time that the answer has the token already."
+    )
+    presence_penalty = StrictFloat(
+        minimum=-2, maximum=2, help_text="Once, if the answer has the token already."
+    )
+    logit_bias = LogitBiasField(
+        help_text='Token id as a string -> -100 to 100, added to its logit: `{"42": -100}`.'
+    )
     do_sample = StrictBoolean(help_text="false: greedy, or plain beam search.")
     num_beams = StrictInteger(
-        minimum=1, maximum=16, help_text="More than 1: beam search; it stalls other requests."
+        minimum=1, maximum=16, help_text="More than 1: beam search with so many."
+    )
+    length_penalty = StrictFloat(
+        minimum=-10,
+        maximum=10,
+        help_text="Beam search only: above 0 favours long answers, below 0 short ones.",
+    )
+    early_stopping = EarlyStoppingField(
+        help_text="Beam search only: when to stop, as transformers defines it."
     )
     n = StrictInteger(minimum=1, maximum=MAX_CHOICES, help_text="Choices for each prompt.")
     seed = StrictInteger(minimum=-INT64 - 1, maximum=INT64)
     stop = StopField(help_text="Up to four strings; the answer ends before the first of them.")
+    stop_token_ids = TokenIdsField(
+        help_text="The answer ends at the first of these, as at an end token."
+    )
+    min_tokens = StrictInteger(
+        minimum=0,
+        maximum=2**31 - 1,
+        help_text="No end token and no stop_token_ids before so many; `stop` ends all the same.",
+    )
+    ignore_eos = StrictBoolean(help_text="End tokens are drawn like any other and end nothing.")
     stream = StrictBoolean(help_text="Send the answer as server-sent events.")
     stream_options = StreamOptionsSerializer(required=False, allow_null=True)
     user = StrictString(max_length=200, help_text="Your own id of the end user; kept with the row.")
@@ -139,10 +167,11 @@ class GenerationSerializer(RequestSerializer):
             raise serializers.ValidationError(
                 {"stream_options": ["'stream_options' goes with 'stream': true only."]}
             )
-        num_beams, n = attrs.get("num_beams") or 1, attrs.get("n") or 1
-        if 1 < num_beams < n:
+        check_beams(attrs)
+        limit = attrs.get("max_completion_tokens") or attrs.get("max_tokens")
+        if limit is not None and (attrs.get("min_tokens") or 0) > limit:
             raise serializers.ValidationError(
-                {"n": [f"With beam search 'n' may be 'num_beams' ({num_beams}) at most."]}
+                {"min_tokens": [f"May not be more than max_tokens ({limit})."]}
             )
         return attrs
 
@@ -158,6 +187,31 @@ class GenerationSerializer(RequestSerializer):
         if sent.get("max_completion_tokens") is not None:
             options["max_tokens"] = sent["max_completion_tokens"]
         return GenerationOptions(**options)
+
+
+def check_beams(attrs: Mapping[str, Any]) -> None:
+    """What goes with beam search, and what only with it."""
+    num_beams, n = attrs.get("num_beams") or 1, attrs.get("n") or 1
+    if num_beams == 1:
+        for name, neutral in (("length_penalty", 1), ("early_stopping", False)):
+            if attrs.get(name) not in (None, neutral):
+                raise serializers.ValidationError(
+                    {name: [f"'{name}' is for beam search: it goes with 'num_beams' above 1."]}
+                )
+        return
+    if n > num_beams:
+        raise serializers.ValidationError(
+            {"n": [f"With beam search 'n' may be 'num_beams' ({num_beams}) at most."]}
+        )
+    for name, asked in (
+        ("best_of", (attrs.get("best_of") or 1) > n),
+        # A completion's logprobs may be 0, which asks for something; a chat's false does not.
+        ("logprobs", attrs.get("logprobs") is not None and attrs["logprobs"] is not False),
+    ):
+        if asked:
+            raise serializers.ValidationError(
+                {name: [f"'{name}' does not go with beam search ('num_beams' above 1)."]}
+            )
 
 
 class MessageSerializer(StrictSerializer):
@@ -206,8 +260,6 @@ class ChatCompletionSerializer(GenerationSerializer):
     neutral = {
         **GenerationSerializer.neutral,
         "best_of": (1,),
-        "logprobs": (False,),
-        "top_logprobs": (0,),
         "response_format": ({"type": "text"},),
         "tools": ([],),
         "tool_choice": ("none", "auto"),
@@ -235,6 +287,12 @@ class ChatCompletionSerializer(GenerationSerializer):
     max_completion_tokens = StrictInteger(
         minimum=1, maximum=2**31 - 1, help_text="The newer name of max_tokens."
     )
+    logprobs = StrictBoolean(help_text="Tell the log probability of each token of the answer.")
+    top_logprobs = StrictInteger(
+        minimum=0,
+        maximum=MAX_LOGPROBS,
+        help_text="And those of so many most probable tokens at its place; with `logprobs` only.",
+    )
 
     def validate_messages(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not messages:
@@ -246,7 +304,17 @@ class ChatCompletionSerializer(GenerationSerializer):
             raise serializers.ValidationError(
                 {"max_tokens": ["Send 'max_completion_tokens' or 'max_tokens', not both."]}
             )
+        if attrs.get("top_logprobs") and not attrs.get("logprobs"):
+            raise serializers.ValidationError(
+                {"top_logprobs": ["'top_logprobs' goes with 'logprobs': true only."]}
+            )
         return super().validate(attrs)
+
+    @property
+    def options(self) -> GenerationOptions:
+        sent = self.validated_data
+        logprobs = (sent.get("top_logprobs") or 0) if sent.get("logprobs") else None
+        return replace(super().options, logprobs=logprobs)
 
     def to_request(self) -> ChatRequest:
         sent = self.validated_data
@@ -273,23 +341,56 @@ def content_of(message: Mapping[str, Any]) -> Any:
 class CompletionSerializer(GenerationSerializer):
     neutral = {
         **GenerationSerializer.neutral,
-        "best_of": (1,),
-        "echo": (False,),
         "suffix": ("",),
-        "logprobs": (),
     }
 
+    max_tokens = StrictInteger(
+        minimum=0,
+        maximum=2**31 - 1,
+        help_text="New tokens at most; 0 with `echo` only. Left out: 512. Never more than the "
+        "context leaves.",
+    )
     prompt = PromptsField(required=True, max_items=MAX_CHOICES)
     template = StrictString(
         choices=("auto", "none"),
         help_text="`auto` wraps a text prompt in the model's instruction template, `none` "
         "continues it raw. Left out: the server's setting.",
     )
+    echo = StrictBoolean(
+        help_text="Put the prompt in front of the answer; the prompt is continued raw. With "
+        "`logprobs`, its tokens are told too."
+    )
+    logprobs = StrictInteger(
+        minimum=0,
+        maximum=MAX_LOGPROBS,
+        help_text="Tell each token's log probability, and those of so many most probable ones.",
+    )
+    best_of = StrictInteger(
+        minimum=1,
+        maximum=MAX_BEST_OF,
+        help_text="Write so many answers and send the `n` most probable; all of them count.",
+    )
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if len(attrs["prompt"]) * (attrs.get("n") or 1) > MAX_CHOICES:
+        n, best_of = attrs.get("n") or 1, attrs.get("best_of")
+        if best_of is not None and best_of < n:
+            raise serializers.ValidationError({"best_of": [f"Must be at least 'n' ({n})."]})
+        if best_of is not None and best_of > n and attrs.get("stream"):
             raise serializers.ValidationError(
-                {"n": [f"'prompt' times 'n' may be {MAX_CHOICES} choices at most."]}
+                {"best_of": ["The best answer is known only at the end: it cannot be streamed."]}
+            )
+        if len(attrs["prompt"]) * max(n, best_of or 1) > MAX_CHOICES:
+            name = "best_of" if best_of is not None and best_of > n else "n"
+            raise serializers.ValidationError(
+                {name: [f"'prompt' times '{name}' may be {MAX_CHOICES} choices at most."]}
+            )
+        if attrs.get("max_tokens") == 0 and not attrs.get("echo"):
+            raise serializers.ValidationError(
+                {"max_tokens": ["Must be at least 1; only with 'echo' may it be 0."]}
+            )
+        if attrs.get("echo") and attrs.get("template") == "auto":
+            raise serializers.ValidationError(
+                {"template": ["With 'echo' the prompt is continued raw: leave 'template' out."]}
             )
         return super().validate(attrs)
 

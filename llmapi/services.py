@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, Callable
 
 from llmapi.backends.base import Backend, ModelCard, Prepared
-from llmapi.engine.messages import Finish, TextDelta
+from llmapi.engine.messages import Answer
 from llmapi.errors import ModelNotFound, ServerUnavailable
 
 
@@ -70,7 +70,7 @@ class ModelService:
             f"The model '{model[:100]}' is not served here. Served: {served}.", param="model"
         )
 
-    def stream(self, prepared: Prepared) -> AsyncGenerator[TextDelta | Finish]:
+    def stream(self, prepared: Prepared) -> AsyncGenerator[Answer]:
         """The answer as it comes; closing the iterator aborts what is left."""
         return self.backend(prepared.model).stream(prepared)
 

@@ -6,11 +6,11 @@ that.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from llmapi.engine.messages import EmbedRequest, Finish, GenerateRequest, TextDelta
+from llmapi.engine.messages import Answer, EmbedRequest, GenerateRequest
 
 Content = str | list[Any]
 """Text, or a list of OpenAI's text parts (`{type, text}`)."""
@@ -20,18 +20,34 @@ Prompt = str | tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class GenerationOptions:
-    """The sampling parameters that a client sent; None: left out."""
+    """The parameters of generation that a client sent; None: left out."""
 
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
+    min_p: float | None = None
     repetition_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: tuple[tuple[int, float], ...] | None = None
     do_sample: bool | None = None
     num_beams: int | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | str | None = None
     n: int | None = None
+    best_of: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] | None = None
+    stop_token_ids: tuple[int, ...] | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    logprobs: int | None = None
+    """So many most probable tokens beside each token's own log probability."""
+
+    echo: bool | None = None
+    """The prompt goes in front of the answer; so do its log probabilities, if they are asked
+    for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +104,16 @@ class Prepared:
     parameters: dict[str, Any]
     """The parameters in force, defaults filled in: kept with the row."""
 
+    echo: tuple[str, ...] = ()
+    """The text of each prompt, to be put in front of its answers; empty: not asked for."""
+
+    special_tokens: Mapping[int, str] = field(default_factory=dict)
+    """Names of the tokens that have no text."""
+
+    @property
+    def wants_logprobs(self) -> bool:
+        return isinstance(self.work, GenerateRequest) and self.work.params.logprobs is not None
+
     @property
     def choices(self) -> int:
         """How many texts come back."""
@@ -143,7 +169,7 @@ class Backend(ABC):
         """Template, tokens, defaults. Raises ApiError (context too long, template refused)."""
 
     @abstractmethod
-    def stream(self, prepared: Prepared) -> AsyncGenerator[TextDelta | Finish]:
+    def stream(self, prepared: Prepared) -> AsyncGenerator[Answer]:
         """The answer as it comes. Closing the iterator aborts what is left of it."""
 
     @abstractmethod

@@ -20,6 +20,7 @@ from llmapi.backends.base import (
     Request,
 )
 from llmapi.engine.messages import (
+    Answer,
     EmbedRequest,
     Finish,
     FinishReason,
@@ -27,7 +28,7 @@ from llmapi.engine.messages import (
     SamplingParams,
     TextDelta,
 )
-from llmapi.errors import InvalidRequest
+from llmapi.errors import InvalidRequest, UnsupportedParameter
 
 HIDDEN_SIZE = 8
 CONTEXT_LENGTH = 1_000_000
@@ -72,17 +73,27 @@ class EchoBackend(Backend):
         if isinstance(request, EmbeddingRequest):
             work = EmbedRequest(request_id, user, prompts)
         else:
-            max_tokens = request.options.max_tokens or CONTEXT_LENGTH
+            options = request.options
+            if options.logprobs is not None:
+                raise UnsupportedParameter(
+                    "The echo backend has no log probabilities.", param="logprobs"
+                )
+            if (options.best_of or 1) > (options.n or 1):
+                raise UnsupportedParameter("The echo backend cannot compare.", param="best_of")
+            max_tokens = CONTEXT_LENGTH if options.max_tokens is None else options.max_tokens
             work = GenerateRequest(
                 request_id,
                 user,
                 prompts,
-                SamplingParams(max_tokens=max_tokens, stop=request.options.stop or ()),
-                request.options.n or 1,
+                SamplingParams(max_tokens=max_tokens, stop=options.stop or ()),
+                options.n or 1,
             )
-        return Prepared(self._card.id, work, sum(len(self.words(p)) for p in prompts), {})
+        tokens = sum(len(self.words(prompt)) for prompt in prompts)
+        wants_echo = isinstance(request, CompletionRequest) and request.options.echo
+        echo = tuple(str(text) for text in texts) if wants_echo else ()
+        return Prepared(self._card.id, work, tokens, {}, echo)
 
-    async def stream(self, prepared: Prepared) -> AsyncGenerator[TextDelta | Finish]:
+    async def stream(self, prepared: Prepared) -> AsyncGenerator[Answer]:
         work = prepared.work
         assert isinstance(work, GenerateRequest)
         for index in range(prepared.choices):

@@ -20,10 +20,12 @@ from llmapi.backends.base import (
 )
 from llmapi.backends.link import EngineLink, Launch, launch_process
 from llmapi.backends.prompt import PromptEncoder
-from llmapi.backends.sampling import SamplingDefaults
+from llmapi.backends.sampling import SamplingDefaults, check_against_model
+from llmapi.engine.blocks import most_blocks
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.messages import (
     Abort,
+    Answer,
     Embedding,
     EmbedRequest,
     Event,
@@ -33,12 +35,14 @@ from llmapi.engine.messages import (
     LoadProgress,
     ModelInfo,
     Outbound,
+    PromptLogprobs,
     Ready,
     RequestFailed,
     SamplingParams,
     StepOutput,
     TextDelta,
 )
+from llmapi.engine.requests import too_big
 from llmapi.errors import ApiError, EngineLost, GenerationFailed, InvalidRequest, ServerUnavailable
 
 MAX_EMBEDDING_TOKENS = 300_000
@@ -101,8 +105,8 @@ class LocalBackend(Backend):
 
     def start(self, report: Callable[[str], None]) -> None:
         self._report = report
+        self._warming_up.start()  # first: an engine may be ready at once
         self.link.start()
-        self._warming_up.start()
 
     def wait_ready(self, timeout_s: float | None = None) -> None:
         if not self._settled.wait(timeout_s):
@@ -122,14 +126,18 @@ class LocalBackend(Backend):
         if isinstance(request, EmbeddingRequest):
             return self._prepare_embedding(request, request_id, user, encoder, info)
 
+        options = request.options
         stops: tuple[str, ...] = ()
+        echo: tuple[str, ...] = ()
         if isinstance(request, ChatRequest):
             prompts: tuple[tuple[int, ...], ...] = (
                 encoder.encode_chat(request.messages, "messages"),
             )
             stops = encoder.template_stops
         else:
-            wrap = (request.template or self.completion_template) == "auto"
+            wrap = (request.template or self.completion_template) == "auto" and not options.echo
+            if options.echo:
+                echo = tuple(encoder.text_of(prompt) for prompt in request.prompts)
             if wrap and any(isinstance(prompt, str) for prompt in request.prompts):
                 stops = encoder.template_stops
             prompts = tuple(
@@ -140,20 +148,18 @@ class LocalBackend(Backend):
             )
         defaults = replace(self.defaults, model=info.generation_defaults)
         room = info.context_length - max(map(len, prompts))
-        params = defaults.resolve(request.options, room, stops)
-        n = request.options.n or 1
-        positions = (max(map(len, prompts)) + params.max_tokens) * params.num_beams
-        if positions > info.kv_cache_tokens:
-            raise InvalidRequest(
-                f"This request needs room for {positions} tokens at once and the server has "
-                f"{info.kv_cache_tokens}: shorten the prompt, or lower max_tokens or num_beams.",
-                param="num_beams" if params.num_beams > 1 else "max_tokens",
-            )
+        params = defaults.resolve(options, room, stops)
+        check_against_model(params, info.vocab_size)
+        n = options.n or 1
+        best_of = options.best_of if options.best_of and options.best_of > n else None
+        check_room(prompts, params, info)
         return Prepared(
             model=info.name,
-            work=GenerateRequest(request_id, user, prompts, params, n),
+            work=GenerateRequest(request_id, user, prompts, params, n, best_of),
             prompt_tokens=sum(map(len, prompts)),
             parameters=parameters_in_force(request, params, n),
+            echo=echo,
+            special_tokens=encoder.special_tokens,
         )
 
     def _prepare_embedding(
@@ -180,13 +186,13 @@ class LocalBackend(Backend):
         parameters = {"dimensions": request.dimensions} if request.dimensions else {}
         return Prepared(info.name, EmbedRequest(request_id, user, inputs), tokens, parameters)
 
-    async def stream(self, prepared: Prepared) -> AsyncGenerator[TextDelta | Finish]:
+    async def stream(self, prepared: Prepared) -> AsyncGenerator[Answer]:
         assert isinstance(prepared.work, GenerateRequest)
         async with _Exchange(self, prepared.work) as exchange:
             open_choices = prepared.choices
             while open_choices:
                 event = await exchange.next()
-                assert isinstance(event, TextDelta | Finish)
+                assert isinstance(event, TextDelta | PromptLogprobs | Finish)
                 open_choices -= isinstance(event, Finish)
                 yield event
 
@@ -232,6 +238,8 @@ class LocalBackend(Backend):
                 "context_length": info.context_length,
                 "parameters": info.parameters,
                 "dtype": info.dtype,
+                "quantisation": info.quantisation,
+                "decoder": info.decoder,
                 "device": info.device,
             },
         )
@@ -295,6 +303,23 @@ class _Exchange:
         return event
 
 
+def check_room(
+    prompts: tuple[tuple[int, ...], ...], params: SamplingParams, info: ModelInfo
+) -> None:
+    """Raises InvalidRequest if the engine could never serve this."""
+    beams, size = params.num_beams, info.kv_block_tokens
+    answer = max(params.max_tokens - 1, 0)  # its last token is never fed back
+    needed = max(
+        most_blocks(length, length + answer, beams=beams, block_size=size)
+        for length in map(len, prompts)
+    )
+    if needed * size > info.kv_cache_tokens or beams > info.max_batch:
+        raise InvalidRequest(
+            too_big(needed * size, beams, room=info.kv_cache_tokens, max_batch=info.max_batch),
+            param="num_beams" if beams > 1 else "max_tokens",
+        )
+
+
 def parameters_in_force(
     request: ChatRequest | CompletionRequest, params: SamplingParams, n: int
 ) -> dict[str, Any]:
@@ -313,6 +338,30 @@ def parameters_in_force(
         kept["seed"] = params.seed
     if params.stop:
         kept["stop"] = list(params.stop)
+    for name in SELDOM_SENT:
+        value = getattr(request.options, name)
+        if value is not None:
+            kept[name] = list(value) if isinstance(value, tuple) else value
+    if request.options.logit_bias is not None:
+        kept["logit_bias"] = {str(token): bias for token, bias in request.options.logit_bias}
+    if isinstance(request, ChatRequest) and params.logprobs is not None:
+        kept |= {"logprobs": True, "top_logprobs": params.logprobs}
     if isinstance(request, CompletionRequest) and request.template:
         kept["template"] = request.template
     return kept
+
+
+SELDOM_SENT = (
+    "min_p",
+    "frequency_penalty",
+    "presence_penalty",
+    "stop_token_ids",
+    "min_tokens",
+    "ignore_eos",
+    "length_penalty",
+    "early_stopping",
+    "logprobs",
+    "echo",
+    "best_of",
+)
+"""Parameters that are kept with the row only if they were sent."""

@@ -75,6 +75,21 @@ class PromptEncoder:
         """Characters that one token can stand for at most."""
         return max((len(token) for token in self.tokenizer.get_vocab()), default=1)
 
+    @cached_property
+    def special_tokens(self) -> dict[int, str]:
+        """Names of the tokens that have no text."""
+        added = self.tokenizer.added_tokens_decoder
+        return {number: token.content for number, token in added.items() if token.special}
+
+    def text_of(self, prompt: Prompt) -> str:
+        """A raw prompt as text."""
+        if isinstance(prompt, str):
+            return prompt
+        text: str = self.tokenizer.decode(
+            prompt, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text.replace("\0", "\ufffd")
+
     def encode_chat(self, messages: Sequence[ChatMessage], param: str) -> tuple[int, ...]:
         """Token ids of the conversation with the opening of the answer.
 

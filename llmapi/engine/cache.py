@@ -1,5 +1,6 @@
 """The key/value cache: one pool of blocks per layer, shared by all sequences."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy
@@ -51,6 +52,10 @@ class KVCache:
         self._keys = pools(shape.key_dim)
         self._values = pools(shape.value_dim)
 
+    def layers(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer, as the rows that this class describes."""
+        yield from zip(self._keys, self._values, strict=True)
+
     def block_rows(self, blocks: Tensor) -> Tensor:
         """Rows of the pool for block numbers `[n]`, head after head: `[kv_heads * n]`."""
         return self._per_head(blocks, self.blocks)
@@ -84,11 +89,28 @@ class KVCache:
         """Zero blocks that may hold NaN. The tail of a block is read (and masked) before it is
         written, and a masked NaN is still NaN: one request's broken numbers must not reach the next
         owner."""
-        rows = self.block_rows(
-            torch.tensor([b for b in blocks if b != NULL_BLOCK], dtype=torch.long)
-        )
+        rows = self._rows_of([block for block in blocks if block != NULL_BLOCK])
         for pool in (*self._keys, *self._values):
             pool.index_fill_(0, rows, 0)
+
+    def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
+        """What is in each pair's first block goes into its second, in all layers. All are read
+        before any is written."""
+        sources = self._rows_of([source for source, _ in pairs])
+        targets = self._rows_of([target for _, target in pairs])
+        for pool in (*self._keys, *self._values):
+            pool.index_copy_(0, targets, pool.index_select(0, sources))
+
+    def is_finite(self, blocks: list[int]) -> bool:
+        """Whether these blocks hold numbers and nothing else."""
+        rows = self._rows_of(blocks)
+        pools = (*self._keys, *self._values)
+        return bool(
+            torch.stack([pool.index_select(0, rows).isfinite().all() for pool in pools]).all()
+        )
+
+    def _rows_of(self, blocks: list[int]) -> Tensor:
+        return self.block_rows(torch.tensor(blocks, dtype=torch.long))
 
 
 def zeros(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:

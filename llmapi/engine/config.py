@@ -24,17 +24,36 @@ class EngineConfig:
     """`auto` (float32 on CPU, the checkpoint's own half precision on a GPU), `float32`, `bfloat16`,
     `float16`."""
 
+    load_in_8bit: bool = False
+    """Weights of 8 bits: bitsandbytes' on a GPU; on a CPU int8 in groups, with activations
+    quantised by row and group."""
+
+    load_in_4bit: bool = False
+    """Weights of 4 bits, by bitsandbytes; GPUs only."""
+
+    decoder: str = "auto"
+    """How the model is computed: `native` (C, LLaMA family, CPU), `fused` (torch, LLaMA family),
+    `generic` (transformers' layers); `auto`: the first of them that can."""
+
     device: str = "auto"
     """`auto` (a GPU if torch sees one), `cpu`, `cuda`, `cuda:1`."""
 
     threads: int | None = None
-    """Threads for torch's CPU kernels; None: torch's own choice."""
+    """Threads of the CPU; None: torch's own choice, within a container's quota."""
 
     max_batch: int = 32
     """Sequences that may decode together."""
 
     step_tokens: int = 512
     """Token budget of one forward pass: decoding sequences first, then chunks of prompts."""
+
+    prompt_stretch: float | None = 2.25
+    """How many times as long as decoding alone a step may take, so that a prompt gets on beside
+    running answers; None: as long as `step_tokens` make it."""
+
+    shared_prefixes: tuple[tuple[int, ...], ...] = ()
+    """Beginnings of prompts, as token ids, that users may find in each other's cache: only what
+    everyone knows anyway."""
 
     kv_cache_tokens: int | None = None
     """Positions that the key/value cache holds for all sequences together; None: from free

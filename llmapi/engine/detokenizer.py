@@ -14,24 +14,31 @@ class Detokenizer:
         self._stop = stop
         self._reach = max(map(len, stop), default=0)
         self._held = ""
+        self.made = 0
+        """Characters that the tokens so far have made, whether sent or held back."""
+        self.sent = 0
+        """Characters given out by `push` and `finish`."""
         self.stopped = False
         """A stop string is complete; the text ends before it."""
 
     def push(self, token: int) -> str:
         """Text that can be sent now that this token is known; often empty."""
-        return self._release(self._stream.push(token))
+        text = self._release(self._stream.push(token))
+        self.sent += len(text)
+        return text
 
     def finish(self) -> str:
         """What is left at the end. Half a character is dropped, for it never was text."""
         text = self._release(self._stream.finish())
-        if self.stopped:
-            return text
-        text, self._held = text + self._held, ""
+        if not self.stopped:
+            text, self._held = text + self._held, ""
+        self.sent += len(text)
         return text
 
     def _release(self, fresh: str) -> str:
         if self.stopped:
             return ""
+        self.made += len(fresh)
         # PostgreSQL refuses NUL, and real vocabularies have a token for it.
         text = self._held + fresh.replace("\0", REPLACEMENT)
         cut = self._complete(text)

@@ -3,21 +3,27 @@ model."""
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 
 from llmapi.engine.attention import UnsupportedModel
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.conversion import Report, converted
 from llmapi.engine.engine import Engine
-from llmapi.engine.memory import cache_tokens
+from llmapi.engine.machine import GIB, cache_tokens, usable_cores
 from llmapi.engine.messages import LoadProgress, ModelInfo
-from llmapi.engine.runner import Runner
+from llmapi.engine.networks import choose_network, quantisation
+from llmapi.engine.pace import Pace
+from llmapi.engine.runner import Runner, check_prompts
 from llmapi.engine.source import LoadError, find_source, find_tokenizer, has_tokenizer
 from llmapi.engine.vocabulary import Vocabulary
 
@@ -42,16 +48,17 @@ class Loaded:
     info: ModelInfo
 
 
-def load(
-    config: EngineConfig,
-    report: Report = lambda progress: None,
-    is_aborted: Callable[[str], bool] = lambda request_id: False,
-) -> Loaded:
+def load(config: EngineConfig, report: Report = lambda progress: None) -> Loaded:
     """Load the model and make its engine; `report` hears what is being done. Raises LoadError."""
     began = time.monotonic()
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    if config.step_tokens < config.max_batch:
+        raise LoadError(
+            f"step_tokens ({config.step_tokens}) must be at least max_batch ({config.max_batch})."
+        )
+    torch.set_num_threads(config.threads or min(torch.get_num_threads(), usable_cores()))
     device, source = _device(config.device), find_source(config)
+    if config.load_in_4bit and device.type == "cpu":
+        raise LoadError("--load_in_4bit needs a GPU; on a CPU take --load_in_8bit.")
     directory = source.directory
     if source.gguf is not None:
         directory = converted(source.gguf, Path(config.cache_dir), report)
@@ -62,24 +69,25 @@ def load(
     report(LoadProgress(f"Loading {source.name}: the tokenizer"))
     tokenizer = _load_tokenizer(tokenizer_dir)
     report(LoadProgress(f"Loading {source.name}: the weights"))
-    model = _load_model(directory, device, config.dtype)
+    model = _load_model(directory, device, config)
     eos = _eos_token_ids(model, tokenizer)
-    # `generate` fills gaps from here; requests bring their own values, and clients see the defaults
-    # below.
-    model.generation_config = GenerationConfig()
-
+    kind = type(model).__name__
+    limit = _context_limit(model.config.get_text_config())
+    context = min(limit, config.context_length or limit)
+    parameters, dtype = model.num_parameters(), model.dtype
     try:
-        runner = Runner(model)
-        blocks, context = _room(config, runner, report)
-        report(LoadProgress(f"Loading {source.name}: a first look through it"))
+        theirs = _own_logits(model)
+        network = choose_network(model, config, context, report)
+        del model  # the fused decoders have taken over its weights
+        runner = Runner(network)
+        blocks, context = _room(config, runner, context, report)
+        room, size = blocks * BLOCK_SIZE, blocks * BLOCK_SIZE * runner.shape.bytes_per_token
+        told = f"{network.name}, key/value cache for {room:,} tokens, {size / GIB:.1f} GiB at most"
+        report(LoadProgress(f"Loading {source.name}: {told}"))
         runner.allocate_cache(blocks, BLOCK_SIZE)
+        runner.check(theirs)
     except UnsupportedModel as error:
-        kind = type(model).__name__
         raise LoadError(f"'{source.name}' ({kind}) cannot be served: {error}.") from error
-    if config.step_tokens < config.max_batch:
-        raise LoadError(
-            f"step_tokens ({config.step_tokens}) must be at least max_batch ({config.max_batch})."
-        )
     engine = Engine(
         runner,
         Vocabulary(tokenizer),
@@ -87,19 +95,24 @@ def load(
         context_length=context,
         max_batch=config.max_batch,
         step_tokens=config.step_tokens,
-        is_aborted=is_aborted,
+        pace=Pace(config.prompt_stretch) if config.prompt_stretch else None,
+        shared_prefixes=config.shared_prefixes,
     )
     info = ModelInfo(
         name=source.name,
         tokenizer_path=str(tokenizer_dir),
         context_length=context,
-        hidden_size=int(model.get_input_embeddings().weight.shape[1]),
+        hidden_size=network.hidden_size,
         vocab_size=runner.vocab_size,
         eos_token_ids=eos,
-        parameters=model.num_parameters(),
-        dtype=str(model.dtype).removeprefix("torch."),
+        parameters=parameters,
+        dtype=str(dtype).removeprefix("torch."),
+        quantisation=quantisation(config, device.type),
+        decoder=network.name,
         device=str(device),
         kv_cache_tokens=blocks * BLOCK_SIZE,
+        kv_block_tokens=BLOCK_SIZE,
+        max_batch=config.max_batch,
         load_s=time.monotonic() - began,
         generation_defaults=_generation_defaults(directory),
     )
@@ -139,7 +152,8 @@ def _load_tokenizer(directory: Path) -> Any:
         raise LoadError(f"The tokenizer in '{directory}' cannot be read ({reason}).") from error
 
 
-def _load_model(directory: Path, device: torch.device, dtype: str) -> Any:
+def _load_model(directory: Path, device: torch.device, config: EngineConfig) -> Any:
+    dtype = config.dtype
     if dtype not in ("auto", *DTYPES):
         raise LoadError(f"'{dtype}' is no dtype: give auto, {', '.join(DTYPES)}.")
     wanted = DTYPES.get(dtype, torch.float32 if device.type == "cpu" else "auto")
@@ -148,6 +162,7 @@ def _load_model(directory: Path, device: torch.device, dtype: str) -> Any:
             directory,
             dtype=wanted,
             device_map=None if device.type == "cpu" else {"": device},
+            quantization_config=_bitsandbytes(config) if device.type == "cuda" else None,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -157,7 +172,27 @@ def _load_model(directory: Path, device: torch.device, dtype: str) -> Any:
         raise LoadError(f"The model in '{directory}' cannot be loaded ({reason}).") from error
     if dtype == "auto" and model.dtype == torch.float32 and device.type != "cpu":
         model = model.to(torch.bfloat16)  # a checkpoint without a half precision of its own
-    return model
+    return model.eval().requires_grad_(False)
+
+
+def _bitsandbytes(config: EngineConfig) -> Any:
+    if not (config.load_in_8bit or config.load_in_4bit):
+        return None
+    return BitsAndBytesConfig(
+        load_in_8bit=config.load_in_8bit,
+        load_in_4bit=config.load_in_4bit,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        bnb_4bit_quant_type="nf4",
+    )
+
+
+@torch.inference_mode()
+def _own_logits(model: Any) -> Tensor:
+    """transformers' own logits for `Runner.check`, before anything of the model is replaced."""
+    vocab_size = int(model.get_input_embeddings().weight.shape[0])
+    prompt = torch.tensor([check_prompts(vocab_size)[1]], device=model.device)
+    logits: Tensor = model(input_ids=prompt, use_cache=False).logits[0, -1]
+    return logits.float().cpu()
 
 
 def _eos_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
@@ -177,11 +212,8 @@ def _eos_token_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _room(config: EngineConfig, runner: Runner, report: Report) -> tuple[int, int]:
+def _room(config: EngineConfig, runner: Runner, context: int, report: Report) -> tuple[int, int]:
     """Blocks of the cache, and the context length that they allow."""
-    text_config = runner.model.config.get_text_config()
-    limit = _context_limit(text_config)
-    context = min(limit, config.context_length or limit)
     tokens = config.kv_cache_tokens
     if tokens is None:
         tokens = cache_tokens(runner.shape, runner.device, most=config.max_batch * context)

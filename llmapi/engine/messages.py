@@ -7,6 +7,7 @@ that the engine sends about running requests travels in one `StepOutput` per ste
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class FinishReason(StrEnum):
@@ -21,8 +22,8 @@ class SamplingParams:
     """How the next token is chosen, as transformers' `GenerationConfig` defines each parameter."""
 
     max_tokens: int
-    """New tokens at most; 0 only with `prompt_logprobs` (nothing is drawn then). Prompt plus this
-    never exceeds the context (checked before)."""
+    """New tokens at most; 0: the prompt is computed and nothing is drawn. Prompt plus this never
+    exceeds the context (checked before)."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -66,7 +67,7 @@ class SamplingParams:
     warping) and those of so many most probable ones; None: tell none."""
 
     prompt_logprobs: bool = False
-    """The same for the prompt's tokens, as `echo` with `logprobs` wants it."""
+    """The same for the prompt's tokens, as `echo` with `logprobs` wants it. Not with beams."""
 
     length_penalty: float = 1.0
     """Beam search: a hypothesis' score is its sum of log probabilities / length ** this."""
@@ -93,7 +94,7 @@ class GenerateRequest:
     n: int = 1
     best_of: int | None = None
     """Draw so many per prompt and tell only the `n` with the highest mean log probability per
-    token, best first, all at once at the end; None: `n`."""
+    token, best first, all at once when the last of them ends; None: `n`, as they come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,8 @@ class TokenLogprob:
 
     token: int
     piece: bytes
-    """What the token adds to the text, as UTF-8; may be part of a character."""
+    """What the token adds to the text, as UTF-8; may be part of a character. Empty for special
+    tokens."""
 
     logprob: float | None
     """Natural logarithm; None for the first token of a prompt, before which there is nothing."""
@@ -139,7 +141,9 @@ class TextDelta:
     last delta.
 
     With `logprobs`, every token is told once, in order, in the delta that comes when it is known to
-    belong to the answer; `text` may be empty then.
+    belong to the answer; `text` may be empty then. A token belongs to the answer if some of the
+    text from where it begins is told; the token that ends the answer is told as the last one.
+    Tokens that lie wholly in a cut-off stop string are never told.
     """
 
     request_id: str
@@ -147,6 +151,10 @@ class TextDelta:
     text: str
     tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
+
+    def __reduce__(self) -> tuple[type, tuple[Any, ...]]:
+        # Thousands of these cross the pipe every second; a dataclass pickles ten times as slowly.
+        return TextDelta, (self.request_id, self.index, self.text, self.tokens, self.logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +182,10 @@ class Finish:
     cached_tokens: int = 0
     """Of the prompt: found in the cache, and not computed again."""
 
+    discarded_tokens: int = 0
+    """Drawn besides, for those of `best_of` that are not told; told with the best of each
+    prompt."""
+
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
@@ -193,7 +205,8 @@ class RequestFailed:
     message: str
 
 
-Event = TextDelta | PromptLogprobs | Finish | Embedding | RequestFailed
+Answer = TextDelta | PromptLogprobs | Finish
+Event = Answer | Embedding | RequestFailed
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,8 +248,16 @@ class ModelInfo:
     eos_token_ids: tuple[int, ...]
     parameters: int
     dtype: str
+    quantisation: str | None
+    """`int8`, `bitsandbytes 8-bit`, `bitsandbytes 4-bit`, or none."""
+    decoder: str
+    """How it is computed, in a word or two."""
     device: str
     kv_cache_tokens: int
+    kv_block_tokens: int
+    """Positions that are given out together."""
+    max_batch: int
+    """Sequences that may decode together."""
     load_s: float
     generation_defaults: Mapping[str, float | int | bool]
     """Of `generation_config.json`, only what it sets itself, by SamplingParams' names."""

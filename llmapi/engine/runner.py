@@ -1,24 +1,21 @@
-"""All device work: the model, its cache, and one forward pass per step."""
+"""All device work of a step: one pass of the network over the cache, and what the loop needs of
+it."""
 
-from collections.abc import Iterator
 from collections.abc import Sequence as ListOf
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from llmapi.engine.attention import IMPLEMENTATION, ShapeProbe, UnsupportedModel
+from llmapi.engine.attention import UnsupportedModel
 from llmapi.engine.blocks import BlockPool
 from llmapi.engine.cache import CacheShape, KVCache
 from llmapi.engine.messages import SamplingParams
-from llmapi.engine.plan import AttentionPlan
+from llmapi.engine.network import Network
 from llmapi.engine.scheduler import Chunk
 from llmapi.engine.sequence import Sequence
 
-CHECK_TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-"""How far our logits may be from transformers' own, as a part of the largest."""
+CHECK_LENGTHS = (5, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,31 +25,31 @@ class StepResult:
     sums: list[Tensor]
     """`[hidden_size]` float32 for each chunk of an input to embed, in order: its last hidden
     states, added up."""
+    scored: list[Tensor]
+    """`[len(chunk.scored), hidden_size]` for each chunk with `scored` positions, in order: their
+    last hidden states, as `Runner.head` takes them. (Not their logits: all of a chunk's at once
+    could be larger than the model.)"""
 
 
 class Runner:
-    """The generic path: any causal language model of transformers whose attention is replaceable.
+    """A network and its cache."""
 
-    All sequences of a step lie flattened in one row, `[1, tokens]`, each with its own positions;
-    the attention plan keeps them apart.
-    """
-
-    def __init__(self, model: Any) -> None:
-        """`model`: a transformers causal language model on its device. Raises UnsupportedModel."""
-        self.model = model.eval().requires_grad_(False)
-        self.device = torch.device(model.device)
+    def __init__(self, network: Network) -> None:
+        self.network = network
         self.forwards = 0
-        self._own_attention = model.config._attn_implementation
-        self._hidden: Tensor | None = None
         self._cache: KVCache | None = None
-        base = getattr(model, model.base_model_prefix)
-        base.register_forward_hook(self._keep_hidden)
-        self._install()
-        self.shape = self._probe()
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    @property
+    def shape(self) -> CacheShape:
+        return self.network.shape
 
     @property
     def vocab_size(self) -> int:
-        return int(self.model.get_input_embeddings().weight.shape[0])
+        return self.network.vocab_size
 
     @property
     def cache(self) -> KVCache:
@@ -61,107 +58,58 @@ class Runner:
         return self._cache
 
     def allocate_cache(self, blocks: int, block_size: int) -> None:
-        """Make room for `blocks` usable blocks, and check on it that the model computes what it
-        should.
-
-        Raises UnsupportedModel, or torch's out-of-memory error.
-        """
+        """Make room for `blocks` usable blocks. Raises torch's out-of-memory error."""
         self._cache = KVCache(self.shape, blocks=blocks, block_size=block_size, device=self.device)
-        self._check()
+        self.network.use(self._cache)
 
     @torch.inference_mode()
     def forward(self, chunks: ListOf[Chunk]) -> StepResult:
         """One pass over all chunks, of whatever kind. Counts as one forward pass, however it
         ends."""
         self.forwards += 1
-        plan = AttentionPlan(self.cache, chunks)
-        firsts = {}
-        tokens: list[int] = []
-        positions: list[int] = []
-        for chunk in plan.order:
-            firsts[chunk] = len(tokens)
-            tokens += chunk.sequence.tokens[chunk.start : chunk.end]
-            positions += range(chunk.start, chunk.end)
-        drawing = [firsts[chunk] + chunk.count - 1 for chunk in chunks if chunk.draws]
-        try:
-            logits = self._call(plan, tokens, positions, drawing)
-            sums = [
-                self._last_hidden()[0, firsts[c] : firsts[c] + c.count].float().sum(0)
-                for c in chunks
-                if c.sequence.params is None
-            ]
-        finally:
-            self._hidden = None
-        return StepResult(logits, sums)
-
-    @contextmanager
-    def own_attention(self) -> Iterator[Any]:
-        """The model as transformers made it, for `generate`."""
-        self.model.set_attn_implementation(self._own_attention)
-        try:
-            yield self.model
-        finally:
-            self._hidden = None
-            self._install()
-
-    def _install(self) -> None:
-        self.model.set_attn_implementation(IMPLEMENTATION)
-        if self.model.config._attn_implementation != IMPLEMENTATION:
-            raise UnsupportedModel("this model does not let its attention be replaced")
-
-    def _keep_hidden(self, _module: Any, _args: Any, output: Any) -> None:
-        # The head is inside the model's own forward (with its scaling and capping), so one call
-        # gives both the logits of a few rows and every row's last hidden state.
-        self._hidden = output.last_hidden_state
-
-    def _last_hidden(self) -> Tensor:
-        if self._hidden is None:
-            raise UnsupportedModel("this model does not show its last hidden state")
-        return self._hidden
-
-    def _call(self, plan: Any, tokens: list[int], positions: list[int], keep: list[int]) -> Tensor:
-        """Logits `[len(keep), vocab]` of the rows in `keep`; the head is computed for no others."""
-        output = self.model(
-            input_ids=torch.tensor([tokens], device=self.device),
-            position_ids=torch.tensor([positions], device=self.device),
-            logits_to_keep=torch.tensor(keep, dtype=torch.long, device=self.device),
-            use_cache=False,
-            engine_plan=plan,
-        )
-        logits: Tensor = output.logits[0]
-        return logits
+        found = list(zip(chunks, self.network.forward(chunks), strict=True))
+        last = [hidden[-1:] for chunk, hidden in found if chunk.draws]
+        sums = [hidden.float().sum(0) for chunk, hidden in found if chunk.sequence.params is None]
+        scored = [hidden[_rows(chunk)] for chunk, hidden in found if chunk.scored]
+        logits = self.head(torch.cat(last)) if last else torch.empty(0, self.vocab_size)
+        return StepResult(logits, sums, scored)
 
     @torch.inference_mode()
-    def _probe(self) -> CacheShape:
-        """Ask the model itself what its layers store, rather than guess from its config."""
-        probe = ShapeProbe()
-        self._call(probe, [0, 0], [0, 1], [1])
-        shapes = set(probe.seen.values())
-        if len(shapes) != 1 or sorted(probe.seen) != list(range(len(probe.seen))):
-            raise UnsupportedModel("its layers store keys and values of different shapes")
-        kv_heads, key_dim, value_dim, dtype = shapes.pop()
-        return CacheShape(len(probe.seen), kv_heads, key_dim, value_dim, dtype)
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits `[rows, vocab]` of last hidden states `[rows, hidden_size]`."""
+        return self.network.head(hidden)
 
-    @torch.inference_mode()
-    def _check(self) -> None:
-        """Two short sequences through the cache against the model's own attention.
+    def check(self, theirs: Tensor) -> None:
+        """Two short sequences through the cache, in chunks, against transformers' own logits
+        `[vocab]` of the last token of `check_prompts(vocab)[1]`.
 
-        Cheap, and it catches every way in which a model may need more than our attention gives
-        (biases, sinks, arguments that never arrive) before a user reads nonsense.
+        Cheap, and it catches every way in which a model may need more than the network gives
+        (biases, sinks, arguments that never arrive) before a user reads nonsense. Raises
+        UnsupportedModel.
         """
         pool = BlockPool(self.cache.blocks - 1, self.cache.block_size)
-        prompts = [[(7 * i + 3) % self.vocab_size for i in range(n)] for n in (5, 9)]
         params = SamplingParams(max_tokens=1)
-        short, long = (Sequence("", i, "", len(p), p, params) for i, p in enumerate(prompts))
+        short, long = (
+            Sequence("", i, "", len(p), p, params)
+            for i, p in enumerate(check_prompts(self.vocab_size))
+        )
         for sequence in (short, long):
             sequence.blocks = pool.allocate(pool.count_for(len(sequence.tokens)))
         self.forward([Chunk(short, 0, 4), Chunk(long, 0, 5)])
         self.forward([Chunk(short, 4, 1), Chunk(long, 5, 3)])
-        ours = self.forward([Chunk(long, 8, 1)]).logits[0].float()
-        with self.own_attention() as model:
-            theirs = model(input_ids=torch.tensor([long.tokens], device=self.device)).logits[0, -1]
+        ours = self.forward([Chunk(long, 8, 1)]).logits[0].float().cpu()
         self.cache.scrub(short.blocks + long.blocks)
         self.forwards = 0
-        allowed = CHECK_TOLERANCE[self.shape.dtype] * float(theirs.abs().max())
-        if not float((ours - theirs.float()).abs().max()) <= allowed:
+        allowed = self.network.tolerance * float(theirs.abs().max())
+        if not float((ours - theirs).abs().max()) <= allowed:
             raise UnsupportedModel("its attention needs something that this engine lacks")
+
+
+def _rows(chunk: Chunk) -> slice:
+    """Of its hidden states, those of its scored positions."""
+    return slice(chunk.scored.start - chunk.start, chunk.scored.stop - chunk.start)
+
+
+def check_prompts(vocab_size: int) -> list[list[int]]:
+    """A short and a longer prompt for `Runner.check`."""
+    return [[(7 * i + 3) % vocab_size for i in range(n)] for n in CHECK_LENGTHS]

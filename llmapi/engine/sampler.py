@@ -1,13 +1,14 @@
 """How the next tokens are drawn: one vectorised pass, each row by its own request's parameters."""
 
-import secrets
+import math
 from collections.abc import Sequence as ListOf
-from dataclasses import dataclass
+from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
 from llmapi.engine.messages import SamplingParams
+from llmapi.engine.penalties import Penalties, penalise, penalties_of
 from llmapi.engine.sequence import Sequence
 
 FIRST_WIDTH = 256
@@ -15,42 +16,22 @@ FIRST_WIDTH = 256
 times as much."""
 
 
-@dataclass(slots=True)
-class _RowState:
-    generator: torch.Generator | None
-    """None: greedy."""
-    seen: Tensor | None
-    """`[vocab]`, True for tokens of the prompt and the answer; None without a repetition
-    penalty."""
-
-
 class Sampler:
     """Draws one token per row, always in float32.
 
-    Each sampled row draws **one** uniform number per token from its own generator and inverts its
-    own cumulative distribution in the order of the vocabulary. So a seeded answer depends neither
-    on the other rows nor on how near-equal candidates happen to be sorted.
+    Each sampled row takes **one** uniform number per token, which follows from its seed and the
+    token's place, and inverts its own cumulative distribution in the order of the vocabulary. So a
+    seeded answer depends neither on the other rows, nor on how near-equal candidates happen to be
+    sorted, nor on whether the sequence had to be computed again: what is kept here between two
+    steps follows from its tokens.
     """
 
-    def __init__(self, vocab_size: int, device: torch.device) -> None:
-        self._vocab_size = vocab_size
-        self._device = device
-        self._states: dict[Sequence, _RowState] = {}
-
-    def add(self, sequence: Sequence, params: SamplingParams) -> None:
-        generator = None
-        if params.do_sample and params.temperature > 0:
-            seed = secrets.randbits(63) if params.seed is None else params.seed
-            generator = torch.Generator().manual_seed((seed + sequence.index) % 2**63)
-        seen = None
-        if params.repetition_penalty != 1.0:
-            seen = torch.zeros(self._vocab_size, dtype=torch.bool, device=self._device)
-            seen[torch.tensor(sequence.tokens, device=self._device)] = True
-        self._states[sequence] = _RowState(generator, seen)
+    def __init__(self) -> None:
+        self._penalties: dict[Sequence, Penalties | None] = {}
 
     def remove(self, sequence: Sequence) -> None:
-        """Unknown sequences are ignored."""
-        self._states.pop(sequence, None)
+        """Forget what is kept of it. Unknown sequences are ignored."""
+        self._penalties.pop(sequence, None)
 
     def sample(self, logits: Tensor, sequences: ListOf[Sequence]) -> list[int | None]:
         """One token for each row of `logits` `[rows, vocab]`.
@@ -63,55 +44,44 @@ class Sampler:
         if len(rows) < len(usable):
             logits = logits[rows]
         chosen = [sequences[row] for row in rows]
-        drawn = self._draw(self._penalise(logits, chosen), chosen) if rows else []
-        for sequence, token in zip(chosen, drawn, strict=True):
-            if (seen := self._states[sequence].seen) is not None:
-                seen[token] = True
+        drawn = _draw(self._penalise(logits, chosen), chosen) if rows else []
         tokens: list[int | None] = [None] * len(usable)
         for row, token in zip(rows, drawn, strict=True):
             tokens[row] = token
         return tokens
 
     def _penalise(self, logits: Tensor, sequences: list[Sequence]) -> Tensor:
-        """Repetition penalty as transformers defines it, over prompt and answer."""
-        seen = {
-            row: state
-            for row, s in enumerate(sequences)
-            if (state := self._states[s].seen) is not None
-        }
-        if not seen:
-            return logits
-        rows = list(seen)
-        penalty = torch.tensor(
-            [[_params(sequences[row]).repetition_penalty] for row in rows], device=logits.device
-        )
-        before = logits[rows]
-        after = torch.where(before < 0, before * penalty, before / penalty)
-        logits = logits.clone()
-        logits[rows] = torch.where(torch.stack(list(seen.values())), after, before)
-        return logits
+        for sequence in sequences:
+            if sequence not in self._penalties:
+                self._penalties[sequence] = penalties_of(sequence)
+        return penalise(logits, sequences, [self._penalties[s] for s in sequences])
 
-    def _draw(self, logits: Tensor, sequences: list[Sequence]) -> list[int]:
-        states = [self._states[s] for s in sequences]
-        greedy = [row for row, state in enumerate(states) if state.generator is None]
-        random = [row for row, state in enumerate(states) if state.generator is not None]
-        tokens = torch.empty(len(sequences), dtype=torch.long, device=logits.device)
-        if greedy:
-            tokens[greedy] = logits[greedy].argmax(-1)
-        if random:
-            params = [_params(sequences[row]) for row in random]
-            uniforms = [
-                torch.rand((), dtype=torch.float64, generator=states[row].generator)
-                for row in random
-            ]
-            scores = warp(
-                logits[random],
-                [p.temperature for p in params],
-                [p.top_k for p in params],
-                [p.top_p for p in params],
-            )
-            tokens[random] = invert(scores.softmax(-1), torch.stack(uniforms).to(logits.device))
-        return [int(token) for token in tokens.tolist()]
+
+def _draw(logits: Tensor, sequences: list[Sequence]) -> list[int]:
+    greedy = [row for row, sequence in enumerate(sequences) if _is_greedy(_params(sequence))]
+    if len(greedy) == len(sequences):
+        return [int(token) for token in logits.argmax(-1).tolist()]
+    tokens = torch.empty(len(sequences), dtype=torch.long, device=logits.device)
+    if greedy:
+        tokens[greedy] = logits[greedy].argmax(-1)
+    random = [row for row, sequence in enumerate(sequences) if not _is_greedy(_params(sequence))]
+    params = [_params(sequences[row]) for row in random]
+    uniforms = [uniform(sequences[row].seed, sequences[row].drawn) for row in random]
+    scores = warp(
+        logits[random],
+        [p.temperature for p in params],
+        [p.top_k for p in params],
+        [p.top_p for p in params],
+        [p.min_p for p in params],
+    )
+    tokens[random] = invert(
+        scores.softmax(-1), torch.tensor(uniforms, dtype=torch.float64, device=logits.device)
+    )
+    return [int(token) for token in tokens.tolist()]
+
+
+def _is_greedy(params: SamplingParams) -> bool:
+    return not params.do_sample or params.temperature == 0
 
 
 def _params(sequence: Sequence) -> SamplingParams:
@@ -120,8 +90,22 @@ def _params(sequence: Sequence) -> SamplingParams:
     return sequence.params
 
 
-def warp(logits: Tensor, temperature: list[float], top_k: list[int], top_p: list[float]) -> Tensor:
-    """Temperature, then top-k, then top-p, in transformers' order; what is cut off becomes -inf.
+def uniform(seed: int, place: int) -> float:
+    """The number in [0, 1) that decides the token at this place of the answer: a hash, not a
+    generator, so that no draw needs those before it."""
+    digest = blake2b((seed % 2**64).to_bytes(8) + place.to_bytes(8), digest_size=8).digest()
+    return (int.from_bytes(digest) >> 11) / 2**53  # as many bits as a float64 holds
+
+
+def warp(
+    logits: Tensor,
+    temperature: list[float],
+    top_k: list[int],
+    top_p: list[float],
+    min_p: list[float],
+) -> Tensor:
+    """Temperature, then top-k, top-p and min-p, in transformers' order; what is cut off becomes
+    -inf.
 
     `[rows, vocab]` float32 in and out. Rows are shifted so that their maximum is 0, which changes
     no probability and keeps a tiny temperature from dividing infinity by infinity. Equal scores at
@@ -131,10 +115,15 @@ def warp(logits: Tensor, temperature: list[float], top_k: list[int], top_p: list
     shifted = logits - logits.amax(-1, keepdim=True)
     # The smallest normal float32: a temperature below it would make 0 / 0 of the best token.
     scores = shifted / heat.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
-    if all(k == 0 for k in top_k) and all(p >= 1.0 for p in top_p):
-        return scores
-    lowest = _lowest_kept(scores, top_k, top_p, max([*top_k, FIRST_WIDTH]))
-    return scores.masked_fill(scores < lowest, -torch.inf)
+    if any(top_k) or any(p < 1.0 for p in top_p):
+        lowest = _lowest_kept(scores, top_k, top_p, max([*top_k, FIRST_WIDTH]))
+        scores = scores.masked_fill(scores < lowest, -torch.inf)
+    if any(min_p):
+        # The best score is 0, so a share of the best probability is a bound for the scores.
+        shares = [math.log(p) if p else -math.inf for p in min_p]
+        lowest = torch.tensor(shares, dtype=torch.float32, device=scores.device)[:, None]
+        scores = scores.masked_fill(scores < lowest, -torch.inf)
+    return scores
 
 
 def _lowest_kept(scores: Tensor, top_k: list[int], top_p: list[float], width: int) -> Tensor:

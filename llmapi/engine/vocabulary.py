@@ -50,14 +50,17 @@ class Vocabulary:
 
     def bytes_of(self, token: int) -> bytes:
         """What the token adds to the text; nothing for special tokens and ids that the tokenizer
-        lacks."""
+        lacks. Exact for byte-level BPE and SentencePiece, else what the token reads like alone."""
         spelled = self._bytes.get(token)
         if spelled is None:
             piece = self._tokenizer.convert_ids_to_tokens(token)
             visible = piece is not None and token not in self.special_ids
-            spelled = self._spell(piece) if visible and self._spell else b""
+            spelled = self._spelling(token, piece) if visible else b""
             self._bytes[token] = spelled
         return spelled
+
+    def _spelling(self, token: int, piece: str) -> bytes:
+        return self._spell(piece) if self._spell else self._decode([token]).encode()
 
     def _strips_first_space(self) -> bool:
         """Whether `decode` drops the space that SentencePiece puts before a text's first word."""

@@ -1,5 +1,6 @@
 """The engine's own process, and the pipe that it lives on."""
 
+import gc
 import logging
 import os
 import queue
@@ -46,7 +47,7 @@ def run_worker(conn: Connection, config: EngineConfig, *, exit_when_closed: bool
     inbox = Inbox(conn, on_close=_exit_now if exit_when_closed else _nothing)
     outbox = Outbox(conn)
     try:
-        loaded = load(config, report=outbox.put, is_aborted=inbox.is_aborted)
+        loaded = load(config, report=outbox.put)
     except LoadError as error:
         outbox.put(LoadFailed(str(error)))
     except Exception as error:
@@ -54,6 +55,10 @@ def run_worker(conn: Connection, config: EngineConfig, *, exit_when_closed: bool
         outbox.put(LoadFailed(f"The model could not be loaded ({type(error).__name__}: {error})."))
     else:
         outbox.put(Ready(loaded.info))
+        # A million objects of libraries and model live for ever: the collector need not look at
+        # them, which would stop all streams for a tenth of a second now and then.
+        gc.collect()
+        gc.freeze()
         serve(loaded.engine, inbox, outbox)
     finally:
         outbox.close()
@@ -94,13 +99,6 @@ class Inbox:
         """Sleep until something arrives or the pipe closes."""
         with self._changed:
             self._changed.wait_for(lambda: self._messages or self.closed)
-
-    def is_aborted(self, request_id: str) -> bool:
-        """Whether an abort of this request lies here unread; after the end, every request is."""
-        with self._changed:
-            return self.closed or any(
-                isinstance(m, Abort) and m.request_id == request_id for m in self._messages
-            )
 
     def _read(self) -> None:
         with suppress(EOFError, OSError):

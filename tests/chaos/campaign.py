@@ -90,7 +90,7 @@ def run_campaign(
             bystander.start()
             bystander.wait_ready()
             living = {history.process_of(bystander.pid)}
-            stack.enter_context(client(bystander, beside, "--workers", "2", "--long", "150"))
+            stack.enter_context(client(bystander, beside, "--workers", "2", "--long", "400"))
         long = ("--long", "60") if mid_stream else ()
         stack.enter_context(client(server, ledger, "--seed", str(seed), *long))
         for _ in range(kills):

@@ -114,6 +114,25 @@ async def test_beam_search_answers(client):
     assert len(body["choices"]) == 2
 
 
+async def test_a_streamed_beam_search_sends_what_all_beams_agree_on(client):
+    body = {"num_beams": 2, "do_sample": False, "max_tokens": 80, "model": "random"}
+    whole = await client.chat("Tell me more", **body)
+    events = await client.events(
+        CHAT,
+        {
+            "messages": [{"role": "user", "content": "Tell me more"}],
+            "stream_options": {"include_usage": True},
+            **body,
+        },
+    )
+    *chunks, usage, done = events
+    assert done == "[DONE]"
+    pieces = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks]
+    assert "".join(pieces) == whole["choices"][0]["message"]["content"]
+    assert len([piece for piece in pieces if piece]) > 2
+    assert usage["usage"]["total_tokens"] == whole["usage"]["total_tokens"]
+
+
 async def test_white_space_of_a_prompt_reaches_the_tokenizer(client):
     plain = await client.chat("x", max_tokens=1)
     spaced = await client.chat(" x ", max_tokens=1)

@@ -1,6 +1,7 @@
 """Every mistake is a 4xx in OpenAI's envelope that names the field; never a 5xx."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -99,9 +100,40 @@ BAD_BODIES = [
     (CHAT, chat(user=5), "user", None),
     (CHAT, chat(temprature=1), "temprature", "unknown_parameter"),
     (CHAT, chat(prompt="Hello"), "prompt", "unknown_parameter"),
-    (CHAT, chat(frequency_penalty=0.5), "frequency_penalty", "unsupported_parameter"),
-    (CHAT, chat(presence_penalty=False), "presence_penalty", "unsupported_parameter"),
-    (CHAT, chat(logprobs=True), "logprobs", "unsupported_parameter"),
+    (CHAT, chat(frequency_penalty=2.1), "frequency_penalty", None),
+    (CHAT, chat(frequency_penalty="0.5"), "frequency_penalty", None),
+    (CHAT, chat(presence_penalty=-2.1), "presence_penalty", None),
+    (CHAT, chat(presence_penalty=False), "presence_penalty", None),
+    (CHAT, chat(min_p=1.1), "min_p", None),
+    (CHAT, chat(logit_bias=[]), "logit_bias", None),
+    (CHAT, chat(logit_bias={"5": 101}), "logit_bias", None),
+    (CHAT, chat(logit_bias={"5": "1"}), "logit_bias", None),
+    (CHAT, chat(logit_bias={"5": True}), "logit_bias", None),
+    (CHAT, chat(logit_bias={"five": 1}), "logit_bias", None),
+    (CHAT, chat(logit_bias={"-5": 1}), "logit_bias", None),
+    (CHAT, chat(logit_bias={"05": 1}), "logit_bias", None),
+    (CHAT, chat(logit_bias={"400": 1}), "logit_bias", None),
+    (CHAT, chat(logit_bias={str(i): 1 for i in range(4097)}), "logit_bias", None),
+    (CHAT, chat(stop_token_ids=5), "stop_token_ids", None),
+    (CHAT, chat(stop_token_ids=["5"]), "stop_token_ids", None),
+    (CHAT, chat(stop_token_ids=[400]), "stop_token_ids", None),
+    (CHAT, chat(stop_token_ids=[5] * 129), "stop_token_ids", None),
+    (CHAT, chat(ignore_eos=1), "ignore_eos", None),
+    (CHAT, chat(min_tokens=-1), "min_tokens", None),
+    (CHAT, chat(min_tokens=6, max_tokens=5), "min_tokens", None),
+    (CHAT, chat(min_tokens=6, max_completion_tokens=5), "min_tokens", None),
+    (CHAT, chat(min_tokens=513), "min_tokens", None),
+    (CHAT, chat(logprobs=1), "logprobs", None),
+    (CHAT, chat(logprobs=True, top_logprobs=21), "top_logprobs", None),
+    (CHAT, chat(top_logprobs=1), "top_logprobs", None),
+    (CHAT, chat(logprobs=False, top_logprobs=1), "top_logprobs", None),
+    (CHAT, chat(logprobs=True, num_beams=2), "logprobs", None),
+    (CHAT, chat(best_of=2), "best_of", "unsupported_parameter"),
+    (CHAT, chat(echo=True), "echo", "unknown_parameter"),
+    (CHAT, chat(length_penalty=2), "length_penalty", None),
+    (CHAT, chat(length_penalty=11, num_beams=2), "length_penalty", None),
+    (CHAT, chat(early_stopping=True), "early_stopping", None),
+    (CHAT, chat(early_stopping="always", num_beams=2), "early_stopping", None),
     (CHAT, chat(tools=[{"type": "function"}]), "tools", "unsupported_parameter"),
     (
         CHAT,
@@ -128,9 +160,18 @@ BAD_BODIES = [
     (COMPLETIONS, {"prompt": ["a"] * 129}, "prompt", None),
     (COMPLETIONS, {"prompt": ["a"] * 64, "n": 3}, "n", None),
     (COMPLETIONS, {"prompt": "a", "template": "alpaca"}, "template", None),
-    (COMPLETIONS, {"prompt": "a", "best_of": 2}, "best_of", "unsupported_parameter"),
-    (COMPLETIONS, {"prompt": "a", "echo": True}, "echo", "unsupported_parameter"),
-    (COMPLETIONS, {"prompt": "a", "logprobs": 0}, "logprobs", "unsupported_parameter"),
+    (COMPLETIONS, {"prompt": "a", "best_of": 2, "n": 3}, "best_of", None),
+    (COMPLETIONS, {"prompt": "a", "best_of": 21}, "best_of", None),
+    (COMPLETIONS, {"prompt": "a", "best_of": 2, "stream": True}, "best_of", None),
+    (COMPLETIONS, {"prompt": "a", "best_of": 2, "num_beams": 2}, "best_of", None),
+    (COMPLETIONS, {"prompt": ["a"] * 7, "best_of": 20}, "best_of", None),
+    (COMPLETIONS, {"prompt": "a", "echo": "yes"}, "echo", None),
+    (COMPLETIONS, {"prompt": "a", "echo": True, "template": "auto"}, "template", None),
+    (COMPLETIONS, {"prompt": "a", "max_tokens": 0}, "max_tokens", None),
+    (COMPLETIONS, {"prompt": "a", "max_tokens": 0, "echo": False}, "max_tokens", None),
+    (COMPLETIONS, {"prompt": "a", "logprobs": 21}, "logprobs", None),
+    (COMPLETIONS, {"prompt": "a", "logprobs": True}, "logprobs", None),
+    (COMPLETIONS, {"prompt": "a", "logprobs": 0, "num_beams": 2}, "logprobs", None),
     (COMPLETIONS, {"prompt": "a", "suffix": "b"}, "suffix", "unsupported_parameter"),
     (COMPLETIONS, {"prompt": "a", "messages": HELLO}, "messages", "unknown_parameter"),
     (EMBEDDINGS, {}, "input", None),
@@ -262,6 +303,23 @@ async def test_an_unknown_host_name_is_refused_in_the_envelope(client):
 async def test_a_nearest_name_is_offered(client):
     answer = await client.post(CHAT, chat(temprature=1))
     assert "Did you mean 'temperature'?" in answer.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "parameters", "says"),
+    [
+        ({"max_batch": 3}, {"num_beams": 4}, "num_beams is 4"),
+        ({"kv_cache_tokens": 512}, {"num_beams": 4, "max_tokens": 300}, "needs room for"),
+    ],
+)
+async def test_beams_that_can_never_fit_are_refused_before_anything_is_done(
+    client, backends, monkeypatch, limits, parameters, says
+):
+    backend = backends[1]
+    monkeypatch.setattr(backend, "_info", replace(backend._info, **limits))
+    answer = await client.post(CHAT, chat(model="random", **parameters))
+    assert (answer.status, answer.error["param"]) == (400, "num_beams")
+    assert says in answer.error["message"]
 
 
 async def test_a_bug_of_ours_is_a_json_500_that_tells_nothing(client, monkeypatch):

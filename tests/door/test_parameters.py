@@ -3,7 +3,7 @@
 from django.core.management import call_command
 
 from llmapi.management.commands.reference import ROUTES
-from llmapi.serializers import ChatCompletionSerializer, MessageSerializer
+from llmapi.serializers import MessageSerializer
 
 BODIES = {
     "POST /v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1},
@@ -49,25 +49,56 @@ async def test_neutral_keys_of_a_message_are_accepted_and_others_refused(client)
         said[name] = None
 
 
-async def test_every_honoured_parameter_of_a_chat_is_kept_with_its_row(client):
+async def test_null_means_left_out_for_every_parameter(client):
+    for route, serializer in ROUTES.items():
+        nulls = dict.fromkeys(
+            name for name, field in serializer().fields.items() if not field.required
+        )
+        answer = await client.post(route.removeprefix("POST "), nulls | BODIES[route])
+        assert answer.status == 200, answer.body
+
+
+async def test_every_honoured_parameter_is_kept_with_its_row(client):
     """What is honoured shows in the row; so a parameter that is parsed and dropped fails here."""
     from conversations.models import Completion
 
-    sent = {
+    common = {
         "temperature": 0.5,
         "top_p": 0.8,
         "top_k": 7,
+        "min_p": 0.05,
         "repetition_penalty": 1.3,
+        "frequency_penalty": 0.5,
+        "presence_penalty": -0.5,
+        "logit_bias": {"9": -7.5},
         "do_sample": True,
-        "num_beams": 2,
-        "n": 2,
         "seed": 11,
         "stop": ["zzz"],
+        "stop_token_ids": [17],
+        "min_tokens": 2,
+        "ignore_eos": False,
         "max_tokens": 3,
+        "n": 2,
         "user": "u",
     }
-    elsewhere = {"model", "messages", "stream", "stream_options", "max_completion_tokens"}
-    assert set(sent) | elsewhere == set(ChatCompletionSerializer().fields)
-    await client.chat(**sent)
-    row = await Completion.objects.select_related("content").aget()
-    assert row.content.parameters == sent
+    alone = {"num_beams": 1}
+    beams = {"num_beams": 2, "length_penalty": 0.5, "early_stopping": "never"}
+    elsewhere = {"model", "messages", "prompt", "stream", "stream_options", "max_completion_tokens"}
+    logprobs = {"logprobs": True, "top_logprobs": 3}
+    text = {"logprobs": 2, "echo": True, "best_of": 3}
+    sent_by_route = {
+        "POST /v1/chat/completions": (common | alone | logprobs, common | beams),
+        "POST /v1/completions": (
+            common | alone | text,
+            common | beams,
+            common | alone | {"template": "none"},
+        ),
+    }
+    for route, bodies in sent_by_route.items():
+        honoured = set(ROUTES[route]().fields) - elsewhere
+        assert honoured == set().union(*bodies)
+        for body in bodies:
+            answer = await client.post(route.removeprefix("POST "), BODIES[route] | body)
+            assert answer.status == 200, answer.body
+            row = await Completion.objects.select_related("content").alatest("pk")
+            assert row.content.parameters == body

@@ -17,10 +17,12 @@ from llmapi.engine.messages import (
     EmbedRequest,
     Finish,
     GenerateRequest,
+    PromptLogprobs,
     RequestFailed,
     SamplingParams,
     StepOutput,
     TextDelta,
+    TokenLogprob,
 )
 
 Choice = tuple[str, int]
@@ -36,6 +38,8 @@ class Told:
     started_at: dict[Choice, int] = field(default_factory=dict)
     vectors: dict[Choice, torch.Tensor] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
+    logprobs: dict[Choice, list[TokenLogprob]] = field(default_factory=dict)
+    prompt_logprobs: dict[Choice, tuple[TokenLogprob, ...]] = field(default_factory=dict)
     delta_tokens: Counter[Choice] = field(default_factory=Counter)
     steps: list[StepOutput] = field(default_factory=list)
 
@@ -47,8 +51,9 @@ class Told:
                 continue
             choice = (event.request_id, event.index)
             if isinstance(event, TextDelta):
-                assert event.text
+                assert event.text or event.logprobs
                 assert choice not in self.finished
+                self.logprobs.setdefault(choice, []).extend(event.logprobs)
                 self.started_at.setdefault(choice, len(self.steps))
                 self.deltas.setdefault(choice, []).append(event.text)
                 self.delta_tokens[choice] += event.tokens
@@ -56,6 +61,10 @@ class Told:
                 assert choice not in self.finished
                 self.finished[choice] = event
                 self.finished_at[choice] = len(self.steps)
+            elif isinstance(event, PromptLogprobs):
+                assert choice not in self.started_at
+                assert choice not in self.prompt_logprobs
+                self.prompt_logprobs[choice] = event.logprobs
             else:
                 vector = torch.frombuffer(bytearray(event.vector), dtype=torch.float32)
                 self.vectors[choice] = vector
@@ -77,18 +86,27 @@ def drive(
 
 
 def make_engine(directory: Path, **overrides: Any) -> Engine:
+    """Unpaced unless told otherwise: what a step takes in must not depend on the clock."""
     values = {"kv_cache_tokens": 4096, "max_batch": 8, "step_tokens": 64, "threads": 1}
+    values["prompt_stretch"] = None
     cache_dir = str(directory / "converted")
     config = EngineConfig(base_model=str(directory), cache_dir=cache_dir, **(values | overrides))
     return load(config).engine
 
 
 def ask(
-    request_id: str, prompt: list[int], *, user: str = "u", n: int = 1, **params: Any
+    request_id: str,
+    prompt: list[int],
+    *,
+    user: str = "u",
+    n: int = 1,
+    best_of: int | None = None,
+    **params: Any,
 ) -> GenerateRequest:
     """Greedy unless told otherwise."""
     values = {"max_tokens": 16, "do_sample": False} | params
-    return GenerateRequest(request_id, user, (tuple(prompt),), SamplingParams(**values), n)
+    sampling = SamplingParams(**values)
+    return GenerateRequest(request_id, user, (tuple(prompt),), sampling, n, best_of)
 
 
 def embed(request_id: str, *inputs: list[int], user: str = "u") -> EmbedRequest:
@@ -129,6 +147,12 @@ class Reference:
         eos = self.tokenizer.eos_token_id
         answers = [row[len(prompt) :] for row in output.tolist()]
         return [row[: row.index(eos) + 1] if eos in row else row for row in answers]
+
+    def logprobs(self, tokens: list[int]) -> torch.Tensor:
+        """`[tokens, vocab]`: of what comes after each of them."""
+        with torch.inference_mode():
+            logits: torch.Tensor = self.model(torch.tensor([tokens])).logits[0]
+            return logits.log_softmax(-1)
 
     def vector(self, tokens: list[int]) -> torch.Tensor:
         with torch.inference_mode():

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from driving import Told, ask, drive
+from driving import Reference, Told, ask, drive
 from transformers import AutoTokenizer
 
 from llmapi.engine.config import EngineConfig
@@ -54,6 +54,23 @@ def test_the_capital_of_china_is_beijing_alone_and_in_company(smollm2: Loaded) -
     )
     assert "Beijing" in told.text("capital")
     assert told.finished["capital", 0].reason is FinishReason.STOP
+
+
+@pytest.mark.parametrize("beams", [2, 4])
+def test_beam_search_equals_generate(smollm2: Loaded, beams: int) -> None:
+    prompt = chat(smollm2, "What is the capital of China?")
+    told = drive(
+        smollm2.engine,
+        ask("beams", prompt, num_beams=beams, n=2, max_tokens=24),
+        ask("company", chat(smollm2, "Count to ten."), max_tokens=24),
+    )
+    reference = Reference(Path(smollm2.info.tokenizer_path))
+    expected = reference.generate(
+        prompt, 24, do_sample=False, num_beams=beams, num_return_sequences=2
+    )
+    for index in range(2):
+        assert told.text("beams", index) == reference.text(expected[index])
+        assert told.finished["beams", index].completion_tokens == len(expected[index])
 
 
 def test_the_seeds_advanced_example_answers_with_four_sampled_beams(smollm2: Loaded) -> None:

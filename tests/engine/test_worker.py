@@ -116,7 +116,7 @@ def test_the_process_is_gone_soon_after_the_pipe_closes_even_in_the_middle_of_wo
 ) -> None:
     process, conn = start(tiny_dir)
     until_ready(conn)
-    conn.send(ask("beams", some_prompt(1, 10), num_beams=8, max_tokens=400))
+    conn.send(ask("beams", some_prompt(1, 10), num_beams=4, max_tokens=400))
     for index in range(4):
         conn.send(ask(f"r{index}", some_prompt(index, 900), max_tokens=100))
     time.sleep(0.3)

@@ -46,6 +46,20 @@ def test_streamed_chat_is_the_same_text_and_ends_with_usage(client):
     assert len({chunk.id for chunk in [*chunks, last]}) == 1
 
 
+def test_logprobs(client):
+    asked = {"model": MODEL, "temperature": 0, "max_tokens": 9}
+    chat = client.chat.completions.create(
+        **asked, messages=HELLO, logprobs=True, top_logprobs=2, logit_bias={"5": -100}
+    )
+    assert [len(one.top_logprobs) for one in chat.choices[0].logprobs.content] == [2] * 9
+    text = client.completions.create(**asked, prompt="Hello there", echo=True, logprobs=1)
+    told = text.choices[0].logprobs
+    assert len(told.tokens) == text.usage.total_tokens
+    assert told.token_logprobs[0] is None
+    assert all(number <= 0 for number in told.token_logprobs[1:])
+    assert text.choices[0].text.startswith("Hello there")
+
+
 def test_the_sdks_stream_helper_puts_the_answer_together(client):
     """It raises for an answer that was cut by max_tokens, and hands over what there is."""
     with client.chat.completions.stream(

@@ -34,7 +34,7 @@ def test_a_port_in_use_is_refused_before_anything_is_loaded(new_server):
     [
         (["--port", "70000"], "--port"),
         (["--gpus", "all"], "--gpus"),
-        (["--load_in_8bit"], "--load_in_8bit"),
+        (["--load_in_8bit", "--load_in_4bit"], "--load_in_4bit"),
         (["--lora_model", "somewhere"], "--lora_model"),
     ],
 )

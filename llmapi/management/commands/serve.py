@@ -1,5 +1,6 @@
 """`manage.py serve`: everything that a server needs, from an empty directory to a ready model."""
 
+import gc
 import os
 import signal
 import sys
@@ -143,6 +144,9 @@ class Command(BaseCommand):
             self.stdout.write(f"llmapi serves {served} at {self.url} (stop: Ctrl-C)")
             self.stdout.flush()
             self.warn()
+            # What is loaded stays: the collector need not go through it again and again.
+            gc.collect()
+            gc.freeze()
             return
         finally:
             connections.close_all()

@@ -1,5 +1,6 @@
-"""How much memory the key/value cache may take."""
+"""What this machine has to give: memory for the key/value cache, cores for the threads."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -46,3 +47,14 @@ def _available_in_container() -> int:
         return max(limit - int((_CGROUP / "memory.current").read_text()), 0)
     except (OSError, ValueError):
         return 2**62
+
+
+def usable_cores() -> int:
+    """Cores that this process may keep busy, a container's quota respected; at least 1. With more
+    threads than that, they wait for each other at every barrier."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        quota, period = (_CGROUP / "cpu.max").read_text().split()  # "max" where there is no limit
+        return max(min(cores or 1, int(quota) // int(period)), 1)
+    except (OSError, ValueError):
+        return cores or 1

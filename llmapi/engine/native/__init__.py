@@ -1,0 +1,1 @@
+"""The decoder in C: built once per machine, called through ctypes."""

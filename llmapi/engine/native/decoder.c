@@ -1,0 +1,641 @@
+/* The LLaMA-family decoder on a CPU: one call computes one step for every sequence of the batch.
+
+   All rows (tokens) of the step lie below each other, whatever sequence they belong to; only
+   attention tells them apart. One team of threads walks through the phases of each layer and meets
+   at a barrier after each. Every row is computed in the same order of operations whatever else is
+   in the batch, so an answer is the same, bit for bit, alone and in company.
+
+   Weights are packed in panels of PANEL output features, so that a panel's numbers for one input
+   feature are one or two vector registers and no sum ever runs across a register:
+
+     float32, bfloat16   [panel][in][PANEL]
+     int8                [panel][in / STEP][PANEL][STEP], and a bfloat16 scale for each GROUP inputs
+                         of each output: [panel][in / GROUP][PANEL]
+
+   With int8 weights the activations are quantised too, per row and GROUP (the idea of llama.cpp's
+   Q8_0): sums of products are exact integers, scaled once per group.
+
+   The cache holds, per layer, key/value head and block of BLOCK positions, keys as [dim][BLOCK]
+   (so that BLOCK scores come out of one register) and values as [BLOCK][dim]. */
+
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+#define PANEL 16
+#define BLOCK 16
+#define GROUP 32
+#define SPAN 128 /* positions whose scores are held at once */
+#define MAX_QUERIES 32
+#define ROW_BLOCK 96 /* rows whose activations stay in the second-level cache */
+
+/* LANES: numbers in a register. STEP: products of int8 that one instruction adds up. Both may be
+   given to the compiler, so that the tests see every layout of the weights on any CPU. */
+#if !defined(LANES) && defined(__AVX512F__)
+#define LANES 16
+#elif !defined(LANES)
+#define LANES 8
+#endif
+#if !defined(STEP) && LANES == 16 && defined(__AVX512VNNI__)
+#define STEP 4
+#elif !defined(STEP)
+#define STEP 2
+#endif
+#define TILE (LANES == 16 ? 12 : 6) /* rows whose sums stay in registers */
+#define VECTORS (PANEL / LANES)
+#if STEP == 4
+typedef int8_t code; /* a quantised activation */
+#else
+typedef int16_t code;
+#endif
+
+typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t ivec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef uint16_t hvec __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef code codes_vec __attribute__((vector_size(sizeof(code) * LANES), aligned(1), may_alias));
+#define INLINE static inline __attribute__((always_inline))
+#define EACH(i, n) for (int64_t i = 0; i < (n); i++)
+#define UNROLL _Pragma("GCC unroll 16")
+
+enum { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
+
+typedef struct {
+    const void *weights;
+    const uint16_t *scales; /* int8 only */
+    const float *bias;      /* [out], or none */
+    int64_t in, out;        /* in: a multiple of GROUP for int8 */
+    int64_t kind;
+} Linear;
+
+typedef struct {
+    Linear qkv, o, gate_up, down; /* gate_up: panels of gate and up in turn */
+    const float *attention_norm, *mlp_norm, *q_norm, *k_norm;
+    float *keys, *values;
+    int64_t window; /* 0: none */
+} Layer;
+
+typedef struct {
+    const Layer *layers;
+    const float *embedding, *norm;
+    const float *cos, *sin; /* [positions][head_dim / 2] */
+    int64_t layer_count, hidden, heads, kv_heads, head_dim, inner, blocks, threads;
+    float epsilon, scale;
+    /* scratch for the longest step, [rows][...] */
+    float *state, *normed, *qkv, *attended, *activated;
+    code *codes;
+    float *code_scales;
+    int32_t *code_sums;
+} Decoder;
+
+typedef struct { /* up to MAX_QUERIES / group rows of one sequence */
+    int64_t row, rows, position, table; /* first row, its position, where its blocks begin */
+} Piece;
+
+typedef struct {
+    int64_t rows, pieces;
+    const int64_t *tokens, *positions, *slots; /* slot: block * BLOCK + place in it */
+    const Piece *piece;
+    const int64_t *tables;
+    float *out; /* [rows][hidden]: the last hidden states, normalised */
+} Step;
+
+/* ---- numbers ---------------------------------------------------------------------------------- */
+
+INLINE vec load(const float *from) { return *(const vec *)from; }
+INLINE void store(float *to, vec value) { *(vec *)to = value; }
+
+INLINE vec widen(const uint16_t *from) { /* bfloat16 is the upper half of a float32 */
+    ivec bits = __builtin_convertvector(*(const hvec *)from, ivec) << 16;
+    return (vec)bits;
+}
+
+INLINE vec where(ivec mask, vec yes, vec no) {
+    return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
+}
+
+INLINE vec larger(vec a, vec b) { return where(a > b, a, b); }
+
+INLINE float sum_of(vec x) {
+    float sum = 0;
+    EACH(i, LANES) sum += x[i];
+    return sum;
+}
+
+INLINE float most_of(vec x) {
+    float most = x[0];
+    EACH(i, LANES) most = x[i] > most ? x[i] : most;
+    return most;
+}
+
+INLINE ivec nearest(vec x) {
+    return __builtin_convertvector(x + where(x < 0, (vec){0} - 0.5f, (vec){0} + 0.5f), ivec);
+}
+
+INLINE vec exponential(vec x) { /* Cephes' expf: 2 ulp; NaN stays NaN, -inf gives about 1e-38 */
+    x = where(x < -87.0f, (vec){0} - 87.0f, x);
+    x = where(x > 88.0f, (vec){0} + 88.0f, x);
+    ivec turns = nearest(x * 1.44269504f);
+    vec n = __builtin_convertvector(turns, vec);
+    vec r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    vec p = (vec){0} + 1.9875691500e-4f;
+    p = p * r + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    return (p * r * r + r + 1.0f) * (vec)((turns + 127) << 23);
+}
+
+/* This thread's part of `count` pieces of work. */
+INLINE void share(int64_t count, int64_t *first, int64_t *last) {
+    int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
+    *first = count * me / team;
+    *last = count * (me + 1) / team;
+}
+
+/* ---- products --------------------------------------------------------------------------------- */
+
+typedef struct { /* the rows that go into a product */
+    const float *floats;
+    const code *codes;
+    const float *scales;
+    const int32_t *sums;
+} Rows;
+
+typedef float Sums[TILE][PANEL];
+
+INLINE void multiply_float(const int rows, const int narrow, const Linear *w, int64_t panel,
+                           const float *x, Sums out) {
+    vec sums[TILE][VECTORS] = {0};
+    const float *wide = (const float *)w->weights + panel * w->in * PANEL;
+    const uint16_t *half = (const uint16_t *)w->weights + panel * w->in * PANEL;
+    EACH(k, w->in) {
+        vec weights[VECTORS];
+        UNROLL EACH(v, VECTORS) {
+            int64_t at = k * PANEL + v * LANES;
+            weights[v] = narrow ? widen(half + at) : load(wide + at);
+        }
+        UNROLL EACH(r, rows) UNROLL EACH(v, VECTORS) sums[r][v] += x[r * w->in + k] * weights[v];
+    }
+    UNROLL EACH(r, rows) UNROLL EACH(v, VECTORS) store(out[r] + v * LANES, sums[r][v]);
+}
+
+/* STEP products for each lane, added to its sum. With a STEP of 4 the instruction wants unsigned
+   times signed: the weights carry +128, which `code_sums` takes back. */
+INLINE ivec dot(ivec sum, const int8_t *weights, int64_t v, const code *x) {
+    int32_t broadcast;
+    memcpy(&broadcast, x, 4);
+#if STEP == 4 && LANES == 16 && defined(__AVX512VNNI__)
+    __m512i w = _mm512_loadu_si512(weights + v * 64);
+    return (ivec)_mm512_dpbusd_epi32((__m512i)sum, w, _mm512_set1_epi32(broadcast));
+#elif STEP == 2 && LANES == 16 && defined(__AVX512BW__)
+    __m512i w = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const __m256i *)(weights + v * 32)));
+    return sum + (ivec)_mm512_madd_epi16(w, _mm512_set1_epi32(broadcast));
+#elif STEP == 2 && LANES == 8 && defined(__AVX2__)
+    __m256i w = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(weights + v * 16)));
+    return sum + (ivec)_mm256_madd_epi16(w, _mm256_set1_epi32(broadcast));
+#else
+    EACH(lane, LANES) EACH(s, STEP) {
+        int8_t weight = weights[(v * LANES + lane) * STEP + s];
+        sum[lane] += (STEP == 4 ? (int32_t)(uint8_t)weight : weight) * x[s];
+    }
+    return sum;
+#endif
+}
+
+INLINE void multiply_int8(const int rows, const Linear *w, int64_t panel, const Rows *x, int64_t row,
+                          Sums out) {
+    const int64_t in = w->in, groups = in / GROUP;
+    const int8_t *weights = (const int8_t *)w->weights + panel * in * PANEL;
+    const uint16_t *scales = w->scales + panel * groups * PANEL;
+    const code *codes = x->codes + row * in;
+    int64_t steps = GROUP / STEP;
+    __asm__("" : "+r"(steps)); /* unrolled, the loop would spill its sums (gcc 12) */
+    vec sums[TILE][VECTORS] = {0};
+    EACH(g, groups) {
+        ivec exact[TILE][VECTORS];
+        UNROLL EACH(r, rows) UNROLL EACH(v, VECTORS) {
+            exact[r][v] = (ivec){0};
+            if (STEP == 4) exact[r][v] -= 128 * x->sums[(row + r) * groups + g];
+        }
+        EACH(k, steps) {
+            UNROLL EACH(r, rows) UNROLL EACH(v, VECTORS)
+                exact[r][v] = dot(exact[r][v], weights, v, codes + r * in + g * GROUP + k * STEP);
+            weights += PANEL * STEP;
+        }
+        UNROLL EACH(v, VECTORS) {
+            vec scale = widen(scales + g * PANEL + v * LANES);
+            UNROLL EACH(r, rows)
+                sums[r][v] += __builtin_convertvector(exact[r][v], vec)
+                              * (scale * x->scales[(row + r) * groups + g]);
+        }
+    }
+    UNROLL EACH(r, rows) UNROLL EACH(v, VECTORS) store(out[r] + v * LANES, sums[r][v]);
+}
+
+INLINE void multiply(const int rows, const Linear *w, int64_t panel, const Rows *x, int64_t row,
+                     Sums out) {
+    if (w->kind == INT8)
+        multiply_int8(rows, w, panel, x, row, out);
+    else if (w->kind == BFLOAT16)
+        multiply_float(rows, 1, w, panel, x->floats + row * w->in, out);
+    else
+        multiply_float(rows, 0, w, panel, x->floats + row * w->in, out);
+    if (w->bias)
+        EACH(r, rows) EACH(c, PANEL) {
+            int64_t feature = panel * PANEL + c;
+            if (feature < w->out) out[r][c] += w->bias[feature];
+        }
+}
+
+static void product(int rows, const Linear *w, int64_t panel, const Rows *x, int64_t row, Sums out) {
+    switch (rows) {
+#define CASE(n) case n: multiply(n, w, panel, x, row, out); break;
+        CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
+#if LANES == 16
+        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+#endif
+    }
+}
+
+INLINE int64_t panels(int64_t out) { return (out + PANEL - 1) / PANEL; }
+
+enum { PUT, ADD };
+
+/* out[row][feature] = (or +=) x W^T + b; the threads share the panels. */
+static void linear(const Linear *w, const Rows *x, int64_t rows, float *out, int mode) {
+    const int64_t count = panels(w->out), row_blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK;
+    int64_t first, last;
+    share(count * row_blocks, &first, &last);
+    for (int64_t task = first; task < last; task++) {
+        int64_t panel = task % count, row = task / count * ROW_BLOCK;
+        int64_t end = row + ROW_BLOCK < rows ? row + ROW_BLOCK : rows;
+        int64_t width = w->out - panel * PANEL < PANEL ? w->out - panel * PANEL : PANEL;
+        for (int64_t left; (left = end - row) > 0;) {
+            int64_t tiles = (left + TILE - 1) / TILE, tile = (left + tiles - 1) / tiles;
+            Sums sums;
+            product((int)tile, w, panel, x, row, sums);
+            EACH(r, tile) {
+                float *to = out + (row + r) * w->out + panel * PANEL;
+                if (mode == ADD)
+                    EACH(c, width) to[c] += sums[r][c];
+                else
+                    EACH(c, width) to[c] = sums[r][c];
+            }
+            row += tile;
+        }
+    }
+}
+
+/* out[row][feature] = silu(gate) * up; `out` is `inner` wide. */
+static void gated(const Linear *w, const Rows *x, int64_t rows, float *out, int64_t inner) {
+    const int64_t count = panels(inner), row_blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK;
+    int64_t first, last;
+    share(count * row_blocks, &first, &last);
+    for (int64_t task = first; task < last; task++) {
+        int64_t pair = task % count, row = task / count * ROW_BLOCK;
+        int64_t end = row + ROW_BLOCK < rows ? row + ROW_BLOCK : rows;
+        int64_t width = inner - pair * PANEL < PANEL ? inner - pair * PANEL : PANEL;
+        for (int64_t left; (left = end - row) > 0;) {
+            int64_t tiles = (left + TILE - 1) / TILE, tile = (left + tiles - 1) / tiles;
+            Sums gate, up;
+            product((int)tile, w, 2 * pair, x, row, gate);
+            product((int)tile, w, 2 * pair + 1, x, row, up);
+            EACH(r, tile) {
+                float *to = out + (row + r) * inner + pair * PANEL;
+                float result[PANEL];
+                EACH(v, VECTORS) {
+                    vec g = load(gate[r] + v * LANES), u = load(up[r] + v * LANES);
+                    store(result + v * LANES, g / (1.0f + exponential(-g)) * u);
+                }
+                EACH(c, width) to[c] = result[c];
+            }
+            row += tile;
+        }
+    }
+}
+
+/* ---- rows ------------------------------------------------------------------------------------- */
+
+/* RMSNorm of one row; sums run in PANEL lanes, so that the compiler may use vectors. */
+static void normalise(const float *x, const float *weight, float epsilon, int64_t width, float *out) {
+    float lanes[PANEL] = {0}, sum = 0;
+    int64_t k = 0;
+    for (; k + PANEL <= width; k += PANEL) EACH(c, PANEL) lanes[c] += x[k + c] * x[k + c];
+    for (; k < width; k++) sum += x[k] * x[k];
+    EACH(c, PANEL) sum += lanes[c];
+    float factor = 1.0f / sqrtf(sum / (float)width + epsilon);
+    EACH(i, width) out[i] = x[i] * factor * weight[i];
+}
+
+/* Codes, scale and sum of one group; what lies beyond `width` counts as 0. */
+INLINE void quantise(const float *x, int64_t width, code *codes, float *scale, int32_t *sum) {
+    float padded[GROUP];
+    if (width < GROUP) {
+        memset(padded, 0, sizeof padded);
+        memcpy(padded, x, sizeof(float) * (size_t)width);
+        x = padded;
+    }
+    vec sizes = {0}, broken = {0};
+    UNROLL for (int64_t i = 0; i < GROUP; i += LANES) {
+        vec value = load(x + i);
+        sizes = larger((vec)((ivec)value & 0x7fffffff), sizes);
+        broken += value * 0.0f; /* NaN if one is NaN or infinite: it must not vanish in a cast */
+    }
+    float most = most_of(sizes), inverse = most > 0 ? 127.0f / most : 0;
+    ivec total = {0};
+    UNROLL for (int64_t i = 0; i < GROUP; i += LANES) {
+        ivec rounded = nearest(load(x + i) * inverse);
+        total += rounded;
+        *(codes_vec *)(codes + i) = __builtin_convertvector(rounded, codes_vec);
+    }
+    *scale = most / 127.0f + sum_of(broken);
+    *sum = 0;
+    EACH(i, LANES) *sum += total[i];
+}
+
+/* Codes of rows [rows][width] for a product with `w`; nothing to do where it takes floats. */
+static Rows prepare(const Decoder *d, const Linear *w, const float *x, int64_t rows, int64_t width) {
+    if (w->kind == INT8) {
+        const int64_t groups = w->in / GROUP;
+        int64_t first, last;
+        share(rows * groups, &first, &last);
+        for (int64_t task = first; task < last; task++) {
+            int64_t row = task / groups, from = task % groups * GROUP;
+            quantise(x + row * width + from, width - from, d->codes + row * w->in + from,
+                     d->code_scales + task, d->code_sums + task);
+        }
+#pragma omp barrier
+    }
+    return (Rows){x, d->codes, d->code_scales, d->code_sums};
+}
+
+static void normalise_rows(const Decoder *d, const float *weight, int64_t rows, float *out) {
+    int64_t first, last;
+    share(rows, &first, &last);
+    for (int64_t row = first; row < last; row++)
+        normalise(d->state + row * d->hidden, weight, d->epsilon, d->hidden, out + row * d->hidden);
+#pragma omp barrier
+}
+
+/* ---- attention -------------------------------------------------------------------------------- */
+
+static void rotate(const Decoder *d, const float *norm, int64_t position, float *head) {
+    const int64_t half = d->head_dim / 2;
+    const float *c = d->cos + position * half, *s = d->sin + position * half;
+    if (norm) normalise(head, norm, d->epsilon, d->head_dim, head);
+    EACH(i, half) {
+        float a = head[i], b = head[i + half];
+        head[i] = a * c[i] - b * s[i];
+        head[i + half] = b * c[i] + a * s[i];
+    }
+}
+
+/* Turn queries and keys to their positions, and put keys and values into the cache. */
+static void place(const Decoder *d, const Layer *layer, const Step *step) {
+    const int64_t dim = d->head_dim, width = (d->heads + 2 * d->kv_heads) * dim;
+    const int64_t each = d->heads + d->kv_heads;
+    int64_t first, last;
+    share(step->rows * each, &first, &last);
+    for (int64_t task = first; task < last; task++) {
+        int64_t row = task / each, head = task % each, position = step->positions[row];
+        float *query = d->qkv + row * width + head * dim;
+        if (head < d->heads) {
+            rotate(d, layer->q_norm, position, query);
+            continue;
+        }
+        rotate(d, layer->k_norm, position, query);
+        int64_t kv = head - d->heads, slot = step->slots[row], at = slot % BLOCK;
+        int64_t block = (kv * d->blocks + slot / BLOCK) * BLOCK * dim;
+        const float *value = query + d->kv_heads * dim;
+        EACH(i, dim) layer->keys[block + i * BLOCK + at] = query[i];
+        memcpy(layer->values + block + at * dim, value, sizeof(float) * (size_t)dim);
+    }
+#pragma omp barrier
+}
+
+typedef struct {
+    const float *query;             /* scaled, [head_dim] */
+    float *out;                     /* [head_dim], not yet divided by `total` */
+    int64_t from, to;               /* positions it sees: from <= p < to */
+    float most, total;
+    float scores[SPAN];
+} Query;
+
+INLINE void score(const int n, Query *q, const float *keys, int64_t dim, int64_t at) {
+    vec sums[TILE][VECTORS] = {0};
+    EACH(k, dim) {
+        vec key[VECTORS];
+        UNROLL EACH(v, VECTORS) key[v] = load(keys + k * BLOCK + v * LANES);
+        UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) sums[r][v] += q[r].query[k] * key[v];
+    }
+    UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) store(q[r].scores + at + v * LANES, sums[r][v]);
+}
+
+INLINE void gather(const int n, Query *q, const float *values, int64_t dim, int64_t at, int64_t count) {
+    for (int64_t k = 0; k + PANEL <= dim; k += PANEL) {
+        vec sums[TILE][VECTORS];
+        UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) sums[r][v] = load(q[r].out + k + v * LANES);
+        EACH(p, count) {
+            vec value[VECTORS];
+            UNROLL EACH(v, VECTORS) value[v] = load(values + p * dim + k + v * LANES);
+            UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) sums[r][v] += q[r].scores[at + p] * value[v];
+        }
+        UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) store(q[r].out + k + v * LANES, sums[r][v]);
+    }
+    for (int64_t k = dim / PANEL * PANEL; k < dim; k++) EACH(r, n) EACH(p, count)
+        q[r].out[k] += q[r].scores[at + p] * values[p * dim + k];
+}
+
+#define BY_ROWS(call) \
+    switch (n) { case 1: call(1); break; case 2: call(2); break; case 3: call(3); break; \
+                 case 4: call(4); break; case 5: call(5); break; default: call(6); }
+#define QUERIES 6
+
+/* Softmax of the scores of positions [begin, begin + count), joined to what was seen before. */
+static void weigh(Query *q, int64_t begin, int64_t count, int64_t dim) {
+    if (begin >= q->to || begin + count <= q->from) { /* it sees nothing of them */
+        memset(q->scores, 0, sizeof(float) * (size_t)count);
+        return;
+    }
+    for (int64_t p = 0; p < q->from - begin; p++) q->scores[p] = -INFINITY;
+    for (int64_t p = q->to - begin; p < SPAN; p++) q->scores[p] = -INFINITY;
+    vec most = {0};
+    most += q->most;
+    for (int64_t p = 0; p < count; p += LANES) most = larger(load(q->scores + p), most);
+    vec shift = {0};
+    shift += most_of(most);
+    if (shift[0] != q->most) {
+        vec old = {0};
+        vec shrink = exponential(old + q->most - shift);
+        float factor = q->most == -INFINITY ? 0 : shrink[0];
+        EACH(i, dim) q->out[i] *= factor;
+        q->total *= factor;
+        q->most = shift[0];
+    }
+    vec sum = {0};
+    for (int64_t p = 0; p < count; p += LANES) {
+        vec x = load(q->scores + p);
+        vec weight = where(x == -INFINITY, (vec){0}, exponential(x - shift));
+        store(q->scores + p, weight);
+        sum += weight;
+    }
+    q->total += sum_of(sum);
+}
+
+static void attend_piece(const Decoder *d, const Layer *layer, const Step *step, const Piece *piece,
+                         int64_t kv) {
+    const int64_t dim = d->head_dim, group = d->heads / d->kv_heads, count = piece->rows * group;
+    const int64_t width = (d->heads + 2 * d->kv_heads) * dim;
+    const int64_t end = piece->position + piece->rows;
+    Query q[MAX_QUERIES];
+    int64_t from = end;
+    EACH(i, count) {
+        int64_t row = piece->row + i / group, head = kv * group + i % group;
+        float *query = d->qkv + row * width + head * dim;
+        EACH(k, dim) query[k] *= d->scale;
+        q[i].query = query;
+        q[i].out = d->attended + (row * d->heads + head) * dim;
+        memset(q[i].out, 0, sizeof(float) * (size_t)dim);
+        q[i].to = piece->position + i / group + 1;
+        q[i].from = layer->window && q[i].to > layer->window ? q[i].to - layer->window : 0;
+        q[i].most = -INFINITY;
+        q[i].total = 0;
+        from = q[i].from < from ? q[i].from : from;
+    }
+    for (int64_t begin = from / SPAN * SPAN; begin < end; begin += SPAN) {
+        int64_t span = end - begin < SPAN ? end - begin : SPAN;
+        for (int64_t i = 0; i < count; i += QUERIES) {
+            int64_t n = count - i < QUERIES ? count - i : QUERIES;
+            for (int64_t at = 0; at < span; at += BLOCK) {
+                int64_t block = step->tables[piece->table + (begin + at) / BLOCK];
+                const float *keys = layer->keys + (kv * d->blocks + block) * BLOCK * dim;
+#define SCORE(rows) score(rows, q + i, keys, dim, at)
+                BY_ROWS(SCORE)
+            }
+            EACH(r, n) weigh(q + i + r, begin, span, dim);
+            for (int64_t at = 0; at < span; at += BLOCK) {
+                int64_t block = step->tables[piece->table + (begin + at) / BLOCK];
+                const float *values = layer->values + (kv * d->blocks + block) * BLOCK * dim;
+                int64_t used = span - at < BLOCK ? span - at : BLOCK;
+#define GATHER(rows) gather(rows, q + i, values, dim, at, used)
+                BY_ROWS(GATHER)
+            }
+        }
+    }
+    EACH(i, count) EACH(k, dim) q[i].out[k] /= q[i].total;
+}
+
+static void attend(const Decoder *d, const Layer *layer, const Step *step) {
+    const int64_t tasks = step->pieces * d->kv_heads;
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t task = 0; task < tasks; task++)
+        attend_piece(d, layer, step, step->piece + task / d->kv_heads, task % d->kv_heads);
+}
+
+/* ---- the whole -------------------------------------------------------------------------------- */
+
+static void run_layer(const Decoder *d, const Layer *layer, const Step *step) {
+    const int64_t rows = step->rows, hidden = d->hidden, wide = d->heads * d->head_dim;
+    normalise_rows(d, layer->attention_norm, rows, d->normed);
+    Rows x = prepare(d, &layer->qkv, d->normed, rows, hidden);
+    linear(&layer->qkv, &x, rows, d->qkv, PUT);
+#pragma omp barrier
+    place(d, layer, step);
+    attend(d, layer, step);
+    x = prepare(d, &layer->o, d->attended, rows, wide);
+    linear(&layer->o, &x, rows, d->state, ADD);
+#pragma omp barrier
+    normalise_rows(d, layer->mlp_norm, rows, d->normed);
+    x = prepare(d, &layer->gate_up, d->normed, rows, hidden);
+    gated(&layer->gate_up, &x, rows, d->activated, d->inner);
+#pragma omp barrier
+    x = prepare(d, &layer->down, d->activated, rows, d->inner);
+    linear(&layer->down, &x, rows, d->state, ADD);
+#pragma omp barrier
+}
+
+void decoder_forward(const Decoder *d, const Step *step) {
+#pragma omp parallel num_threads(d->threads)
+    {
+        int64_t first, last;
+        share(step->rows, &first, &last);
+        for (int64_t row = first; row < last; row++)
+            memcpy(d->state + row * d->hidden, d->embedding + step->tokens[row] * d->hidden,
+                   sizeof(float) * (size_t)d->hidden);
+#pragma omp barrier
+        EACH(i, d->layer_count) run_layer(d, d->layers + i, step);
+        normalise_rows(d, d->norm, step->rows, step->out);
+    }
+}
+
+/* out [rows][w->out] = x [rows][width] W^T + b, with scratch for the codes of the rows. */
+void decoder_linear(const Linear *w, const float *x, int64_t rows, int64_t width, float *out,
+                    int64_t threads, code *codes, float *code_scales, int32_t *code_sums) {
+    Decoder scratch = {.codes = codes, .code_scales = code_scales, .code_sums = code_sums};
+#pragma omp parallel num_threads(threads)
+    {
+        Rows input = prepare(&scratch, w, x, rows, width);
+        linear(w, &input, rows, out, PUT);
+    }
+}
+
+/* ---- packing ---------------------------------------------------------------------------------- */
+
+int64_t decoder_code_bytes(void) { return sizeof(code); }
+
+static uint16_t bfloat16_above(float x) { /* the smallest bfloat16 that is not below x >= 0 */
+    union { float f; uint32_t i; } bits = {x};
+    return (uint16_t)((bits.i + 0xffff) >> 16);
+}
+
+static uint16_t bfloat16_near(float x) { /* ties to even; NaN stays NaN */
+    union { float f; uint32_t i; } bits = {x};
+    if (x != x) return 0x7fc0;
+    return (uint16_t)((bits.i + 0x7fff + (bits.i >> 16 & 1)) >> 16);
+}
+
+/* Pack `rows` output features, `from` [rows][width], as panels `first`, `first + stride`, ... */
+void decoder_pack(const Linear *w, const float *from, int64_t rows, int64_t width, int64_t first,
+                  int64_t stride) {
+    const int64_t in = w->in;
+#pragma omp parallel for
+    for (int64_t p = 0; p < panels(rows); p++) {
+        int64_t panel = first + p * stride;
+        EACH(c, PANEL) {
+            int64_t feature = p * PANEL + c;
+            const float *x = from + feature * width;
+            int exists = feature < rows;
+            if (w->kind != INT8) {
+                EACH(k, in) {
+                    float value = exists && k < width ? x[k] : 0;
+                    int64_t at = (panel * in + k) * PANEL + c;
+                    if (w->kind == FLOAT32)
+                        ((float *)w->weights)[at] = value;
+                    else
+                        ((uint16_t *)w->weights)[at] = bfloat16_near(value);
+                }
+                continue;
+            }
+            for (int64_t k = 0; k < in; k += GROUP) {
+                float values[GROUP] = {0}, most = 0;
+                EACH(i, GROUP) {
+                    if (exists && k + i < width) values[i] = x[k + i];
+                    if (fabsf(values[i]) > most) most = fabsf(values[i]);
+                }
+                uint16_t scale = bfloat16_above(most / 127.0f);
+                union { uint32_t i; float f; } wide = {(uint32_t)scale << 16};
+                ((uint16_t *)w->scales)[(panel * (in / GROUP) + k / GROUP) * PANEL + c] = scale;
+                EACH(i, GROUP) {
+                    int rounded = wide.f > 0 ? (int)rintf(values[i] / wide.f) : 0;
+                    int64_t at = (panel * in + (k + i) / STEP * STEP) * PANEL + c * STEP + (k + i) % STEP;
+                    ((uint8_t *)w->weights)[at] = (uint8_t)(STEP == 4 ? rounded + 128 : rounded);
+                }
+            }
+        }
+    }
+}

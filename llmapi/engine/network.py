@@ -1,0 +1,37 @@
+"""What the runner asks of a model, however it is computed."""
+
+from collections.abc import Sequence as ListOf
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from llmapi.engine.cache import CacheShape, KVCache
+from llmapi.engine.scheduler import Chunk
+
+
+class Network(Protocol):
+    """A causal language model over a paged cache. One thread at a time."""
+
+    name: str
+    """How it is computed, in a word or two, for whoever starts the server."""
+
+    device: torch.device
+    shape: CacheShape
+    embedding: Tensor
+    """`[vocab_size, hidden_size]`: row i is what token i becomes."""
+    vocab_size: int
+    hidden_size: int
+    tolerance: float
+    """How far its logits may be from transformers' own, as a part of the largest: rounding, and no
+    more."""
+
+    def use(self, cache: KVCache) -> None:
+        """Keep keys and values in this cache from now on."""
+
+    def forward(self, chunks: ListOf[Chunk]) -> list[Tensor]:
+        """One pass over all chunks: each one's last hidden states `[count, hidden_size]`, as `head`
+        takes them."""
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits `[rows, vocab_size]` of last hidden states `[rows, hidden_size]`."""
