@@ -27,7 +27,10 @@ def config(directory: Path, **overrides: Any) -> EngineConfig:
 
 def start(directory: Path, **overrides: Any) -> tuple[Any, Connection]:
     ours, theirs = SPAWN.Pipe()
-    process = SPAWN.Process(target=worker_process, args=(theirs, config(directory, **overrides)))
+    # daemon: where a test fails, it does not outlive the tests, which would wait for it.
+    process = SPAWN.Process(
+        target=worker_process, args=(theirs, config(directory, **overrides)), daemon=True
+    )
     process.start()
     theirs.close()
     return process, ours
@@ -157,8 +160,8 @@ def test_a_reader_that_stops_reading_does_not_stop_the_engine(tiny_dir: Path) ->
     process, conn = start(tiny_dir)
     until_ready(conn)
     # Each step's message is small; many thousand of them fill any pipe.
-    for index in range(40):
-        conn.send(ask(f"r{index}", some_prompt(index, 3), max_tokens=500, do_sample=True))
+    for index in range(400):
+        conn.send(ask(f"r{index}", some_prompt(index, 3), max_tokens=900, do_sample=True))
     time.sleep(1.0)
     before = _cpu_seconds(process.pid)
     time.sleep(0.5)

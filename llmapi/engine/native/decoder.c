@@ -15,8 +15,12 @@
    With int8 weights the activations are quantised too, per row and GROUP (the idea of llama.cpp's
    Q8_0): sums of products are exact integers, scaled once per group.
 
+   What goes into a product is packed as well, a tile (the rows whose sums fit into registers) after
+   the other: [in / GROUP][tile's rows][GROUP], so that one pointer reaches every row of the tile.
+
    The cache holds, per layer, key/value head and block of BLOCK positions, keys as [dim][BLOCK]
-   (so that BLOCK scores come out of one register) and values as [BLOCK][dim]. */
+   (so that BLOCK scores come out of one register) and values as [BLOCK][dim]: float32, or bfloat16
+   where the weights are not float32, for at batch 32 the cache is read no faster than they. */
 
 #include <math.h>
 #include <omp.h>
@@ -31,7 +35,6 @@
 #define GROUP 32
 #define SPAN 128 /* positions whose scores are held at once */
 #define MAX_QUERIES 32
-#define ROW_BLOCK 96 /* rows whose activations stay in the second-level cache */
 
 /* LANES: numbers in a register. STEP: products of int8 that one instruction adds up. Both may be
    given to the compiler, so that the tests see every layout of the weights on any CPU. */
@@ -46,7 +49,10 @@
 #define STEP 2
 #endif
 #define TILE (LANES == 16 ? 12 : 6) /* rows whose sums stay in registers */
+#define TILES_AT_ONCE 8
 #define VECTORS (PANEL / LANES)
+#define QUERIES 6       /* whose sums, of WIDE numbers each, stay in registers */
+#define WIDE (2 * LANES)
 #if STEP == 4
 typedef int8_t code; /* a quantised activation */
 #else
@@ -67,15 +73,21 @@ typedef struct {
     const void *weights;
     const uint16_t *scales; /* int8 only */
     const float *bias;      /* [out], or none */
-    int64_t in, out;        /* in: a multiple of GROUP for int8 */
+    int64_t in, out;        /* in: a multiple of GROUP */
     int64_t kind;
 } Linear;
+
+typedef struct { /* the rows that go into a product, in tiles */
+    void *values;    /* float, or codes where the weights are int8; then for each row and group: */
+    float *scales;   /* what a code of 1 stands for */
+    int32_t *starts; /* what sums of products begin with, see `dot` */
+} Inputs;
 
 typedef struct {
     Linear qkv, o, gate_up, down; /* gate_up: panels of gate and up in turn */
     const float *attention_norm, *mlp_norm, *q_norm, *k_norm;
-    float *keys, *values;
-    int64_t window; /* 0: none */
+    void *keys, *values; /* the cache */
+    int64_t window;      /* 0: none */
 } Layer;
 
 typedef struct {
@@ -83,12 +95,11 @@ typedef struct {
     const float *embedding, *norm;
     const float *cos, *sin; /* [positions][head_dim / 2] */
     int64_t layer_count, hidden, heads, kv_heads, head_dim, inner, blocks, threads;
+    int64_t narrow; /* the cache holds bfloat16 */
     float epsilon, scale;
     /* scratch for the longest step, [rows][...] */
     float *state, *normed, *qkv, *attended, *activated;
-    code *codes;
-    float *code_scales;
-    int32_t *code_sums;
+    Inputs inputs;
 } Decoder;
 
 typedef struct { /* up to MAX_QUERIES / group rows of one sequence */
@@ -106,6 +117,7 @@ typedef struct {
 /* ---- numbers ---------------------------------------------------------------------------------- */
 
 INLINE vec load(const float *from) { return *(const vec *)from; }
+INLINE ivec load_ints(const int32_t *from) { return *(const ivec *)from; }
 INLINE void store(float *to, vec value) { *(vec *)to = value; }
 
 INLINE vec widen(const uint16_t *from) { /* bfloat16 is the upper half of a float32 */
@@ -113,26 +125,53 @@ INLINE vec widen(const uint16_t *from) { /* bfloat16 is the upper half of a floa
     return (vec)bits;
 }
 
-INLINE vec where(ivec mask, vec yes, vec no) {
-    return (vec)((mask & (ivec)yes) | (~mask & (ivec)no));
+INLINE vec read(const void *from, int64_t at, const int narrow) {
+    return narrow ? widen((const uint16_t *)from + at) : load((const float *)from + at);
+}
+
+INLINE uint16_t bfloat16_near(float x) { /* ties to even; NaN stays NaN */
+    union { float f; uint32_t i; } bits = {x};
+    if (x != x) return 0x7fc0;
+    return (uint16_t)((bits.i + 0x7fff + (bits.i >> 16 & 1)) >> 16);
+}
+
+INLINE void write(void *to, int64_t at, float x, int64_t narrow) {
+    if (narrow)
+        ((uint16_t *)to)[at] = bfloat16_near(x);
+    else
+        ((float *)to)[at] = x;
+}
+
+INLINE float widen_one(const uint16_t *from) {
+    union { uint32_t i; float f; } bits = {(uint32_t)*from << 16};
+    return bits.f;
+}
+
+INLINE ivec either(ivec mask, ivec yes, ivec no) { return (mask & yes) | (~mask & no); }
+INLINE vec where(ivec mask, vec yes, vec no) { return (vec)either(mask, (ivec)yes, (ivec)no); }
+
+INLINE ivec turned(ivec x, const int by) { /* lane i is lane i + by, round and round */
+    static const int32_t lane[] = {0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11,
+                                   12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23};
+    return __builtin_shuffle(x, load_ints(lane + by));
 }
 
 INLINE vec larger(vec a, vec b) { return where(a > b, a, b); }
+INLINE ivec greater(ivec a, ivec b) { return either(a > b, a, b); }
 
-INLINE float sum_of(vec x) {
-    float sum = 0;
-    EACH(i, LANES) sum += x[i];
-    return sum;
-}
+/* x[0] is then all lanes joined. */
+#define JOIN(x, join) UNROLL for (int by = LANES / 2; by; by /= 2) x = join(x, turned((ivec)x, by))
+#define ADD_FLOATS(a, b) (a) + (vec)(b)
+#define ADD_INTS(a, b) (a) + (b)
+#define LARGER(a, b) larger(a, (vec)(b))
 
-INLINE float most_of(vec x) {
-    float most = x[0];
-    EACH(i, LANES) most = x[i] > most ? x[i] : most;
-    return most;
-}
+INLINE float sum_of(vec x) { JOIN(x, ADD_FLOATS); return x[0]; }
+INLINE int32_t total_of(ivec x) { JOIN(x, ADD_INTS); return x[0]; }
+INLINE float largest_of(vec x) { JOIN(x, LARGER); return x[0]; }
+INLINE int32_t greatest_of(ivec x) { JOIN(x, greater); return x[0]; }
 
-INLINE ivec nearest(vec x) {
-    return __builtin_convertvector(x + where(x < 0, (vec){0} - 0.5f, (vec){0} + 0.5f), ivec);
+INLINE ivec nearest(vec x) { /* of |x| < 2^22: its bits, where the last one stands for 1 */
+    return (ivec)(x + 12582912.0f) - 0x4b400000;
 }
 
 INLINE vec exponential(vec x) { /* Cephes' expf: 2 ulp; NaN stays NaN, -inf gives about 1e-38 */
@@ -159,33 +198,42 @@ INLINE void share(int64_t count, int64_t *first, int64_t *last) {
 
 /* ---- products --------------------------------------------------------------------------------- */
 
-typedef struct { /* the rows that go into a product */
-    const float *floats;
-    const code *codes;
-    const float *scales;
-    const int32_t *sums;
-} Rows;
+typedef struct { /* some of the rows, as equal as can be: TILE at most */
+    int64_t first, rows;
+} Tile;
+
+INLINE int64_t tiles_of(int64_t rows) { return (rows + TILE - 1) / TILE; }
+
+INLINE Tile tile_at(int64_t number, int64_t rows) {
+    int64_t tiles = tiles_of(rows), first = rows * number / tiles;
+    return (Tile){first, rows * (number + 1) / tiles - first};
+}
+
+INLINE Tile tile_with(int64_t row, int64_t rows) {
+    return tile_at(((row + 1) * tiles_of(rows) - 1) / rows, rows);
+}
 
 typedef float Sums[TILE][PANEL];
 
 INLINE void multiply_float(const int rows, const int narrow, const Linear *w, int64_t panel,
-                           const float *x, Sums out) {
+                           const Inputs *inputs, int64_t row, Sums out) {
     vec sums[TILE][VECTORS] = {0};
-    const float *wide = (const float *)w->weights + panel * w->in * PANEL;
-    const uint16_t *half = (const uint16_t *)w->weights + panel * w->in * PANEL;
-    EACH(k, w->in) {
-        vec weights[VECTORS];
-        UNROLL EACH(v, VECTORS) {
-            int64_t at = k * PANEL + v * LANES;
-            weights[v] = narrow ? widen(half + at) : load(wide + at);
+    const float *x = (const float *)inputs->values + row * w->in;
+    int64_t at = panel * w->in * PANEL;
+    EACH(g, w->in / GROUP) {
+        EACH(k, GROUP) {
+            vec weights[VECTORS];
+            UNROLL EACH(v, VECTORS) weights[v] = read(w->weights, at + v * LANES, narrow);
+            UNROLL EACH(r, rows) UNROLL EACH(v, VECTORS) sums[r][v] += x[r * GROUP + k] * weights[v];
+            at += PANEL;
         }
-        UNROLL EACH(r, rows) UNROLL EACH(v, VECTORS) sums[r][v] += x[r * w->in + k] * weights[v];
+        x += rows * GROUP;
     }
     UNROLL EACH(r, rows) UNROLL EACH(v, VECTORS) store(out[r] + v * LANES, sums[r][v]);
 }
 
 /* STEP products for each lane, added to its sum. With a STEP of 4 the instruction wants unsigned
-   times signed: the weights carry +128, which `code_sums` takes back. */
+   times signed: the weights carry +128, which the sum's start takes back. */
 INLINE ivec dot(ivec sum, const int8_t *weights, int64_t v, const code *x) {
     int32_t broadcast;
     memcpy(&broadcast, x, 4);
@@ -207,12 +255,14 @@ INLINE ivec dot(ivec sum, const int8_t *weights, int64_t v, const code *x) {
 #endif
 }
 
-INLINE void multiply_int8(const int rows, const Linear *w, int64_t panel, const Rows *x, int64_t row,
-                          Sums out) {
+INLINE void multiply_int8(const int rows, const Linear *w, int64_t panel, const Inputs *inputs,
+                          int64_t row, Sums out) {
     const int64_t in = w->in, groups = in / GROUP;
     const int8_t *weights = (const int8_t *)w->weights + panel * in * PANEL;
     const uint16_t *scales = w->scales + panel * groups * PANEL;
-    const code *codes = x->codes + row * in;
+    const code *x = (const code *)inputs->values + row * in;
+    const float *x_scales = inputs->scales + row * groups;
+    const int32_t *starts = inputs->starts + row * groups;
     int64_t steps = GROUP / STEP;
     __asm__("" : "+r"(steps)); /* unrolled, the loop would spill its sums (gcc 12) */
     vec sums[TILE][VECTORS] = {0};
@@ -220,31 +270,34 @@ INLINE void multiply_int8(const int rows, const Linear *w, int64_t panel, const 
         ivec exact[TILE][VECTORS];
         UNROLL EACH(r, rows) UNROLL EACH(v, VECTORS) {
             exact[r][v] = (ivec){0};
-            if (STEP == 4) exact[r][v] -= 128 * x->sums[(row + r) * groups + g];
+            if (STEP == 4) exact[r][v] += starts[r];
         }
         EACH(k, steps) {
             UNROLL EACH(r, rows) UNROLL EACH(v, VECTORS)
-                exact[r][v] = dot(exact[r][v], weights, v, codes + r * in + g * GROUP + k * STEP);
+                exact[r][v] = dot(exact[r][v], weights, v, x + r * GROUP + k * STEP);
             weights += PANEL * STEP;
         }
         UNROLL EACH(v, VECTORS) {
-            vec scale = widen(scales + g * PANEL + v * LANES);
+            vec scale = widen(scales + v * LANES);
             UNROLL EACH(r, rows)
-                sums[r][v] += __builtin_convertvector(exact[r][v], vec)
-                              * (scale * x->scales[(row + r) * groups + g]);
+                sums[r][v] += __builtin_convertvector(exact[r][v], vec) * (scale * x_scales[r]);
         }
+        scales += PANEL;
+        x += rows * GROUP;
+        x_scales += rows;
+        starts += rows;
     }
     UNROLL EACH(r, rows) UNROLL EACH(v, VECTORS) store(out[r] + v * LANES, sums[r][v]);
 }
 
-INLINE void multiply(const int rows, const Linear *w, int64_t panel, const Rows *x, int64_t row,
+INLINE void multiply(const int rows, const Linear *w, int64_t panel, const Inputs *x, int64_t row,
                      Sums out) {
     if (w->kind == INT8)
         multiply_int8(rows, w, panel, x, row, out);
     else if (w->kind == BFLOAT16)
-        multiply_float(rows, 1, w, panel, x->floats + row * w->in, out);
+        multiply_float(rows, 1, w, panel, x, row, out);
     else
-        multiply_float(rows, 0, w, panel, x->floats + row * w->in, out);
+        multiply_float(rows, 0, w, panel, x, row, out);
     if (w->bias)
         EACH(r, rows) EACH(c, PANEL) {
             int64_t feature = panel * PANEL + c;
@@ -252,9 +305,9 @@ INLINE void multiply(const int rows, const Linear *w, int64_t panel, const Rows 
         }
 }
 
-static void product(int rows, const Linear *w, int64_t panel, const Rows *x, int64_t row, Sums out) {
-    switch (rows) {
-#define CASE(n) case n: multiply(n, w, panel, x, row, out); break;
+static void product(Tile tile, const Linear *w, int64_t panel, const Inputs *x, Sums out) {
+    switch (tile.rows) {
+#define CASE(n) case n: multiply(n, w, panel, x, tile.first, out); break;
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #if LANES == 16
         CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
@@ -264,57 +317,65 @@ static void product(int rows, const Linear *w, int64_t panel, const Rows *x, int
 
 INLINE int64_t panels(int64_t out) { return (out + PANEL - 1) / PANEL; }
 
+typedef struct { /* a piece of a product: one panel, some of the tiles */
+    int64_t panel, tile, end;
+} Part;
+
+INLINE int64_t parts_of(int64_t panels, int64_t rows) {
+    return panels * ((tiles_of(rows) + TILES_AT_ONCE - 1) / TILES_AT_ONCE);
+}
+
+INLINE Part part_at(int64_t number, int64_t panels, int64_t rows) {
+    int64_t tile = number / panels * TILES_AT_ONCE, end = tile + TILES_AT_ONCE;
+    return (Part){number % panels, tile, end < tiles_of(rows) ? end : tiles_of(rows)};
+}
+
 enum { PUT, ADD };
 
 /* out[row][feature] = (or +=) x W^T + b; the threads share the panels. */
-static void linear(const Linear *w, const Rows *x, int64_t rows, float *out, int mode) {
-    const int64_t count = panels(w->out), row_blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK;
+static void linear(const Linear *w, const Inputs *x, int64_t rows, float *out, int mode) {
+    const int64_t count = panels(w->out);
     int64_t first, last;
-    share(count * row_blocks, &first, &last);
-    for (int64_t task = first; task < last; task++) {
-        int64_t panel = task % count, row = task / count * ROW_BLOCK;
-        int64_t end = row + ROW_BLOCK < rows ? row + ROW_BLOCK : rows;
-        int64_t width = w->out - panel * PANEL < PANEL ? w->out - panel * PANEL : PANEL;
-        for (int64_t left; (left = end - row) > 0;) {
-            int64_t tiles = (left + TILE - 1) / TILE, tile = (left + tiles - 1) / tiles;
+    share(parts_of(count, rows), &first, &last);
+    for (int64_t number = first; number < last; number++) {
+        Part part = part_at(number, count, rows);
+        int64_t from = part.panel * PANEL, width = w->out - from < PANEL ? w->out - from : PANEL;
+        for (int64_t t = part.tile; t < part.end; t++) {
+            Tile tile = tile_at(t, rows);
             Sums sums;
-            product((int)tile, w, panel, x, row, sums);
-            EACH(r, tile) {
-                float *to = out + (row + r) * w->out + panel * PANEL;
+            product(tile, w, part.panel, x, sums);
+            EACH(r, tile.rows) {
+                float *to = out + (tile.first + r) * w->out + from;
                 if (mode == ADD)
                     EACH(c, width) to[c] += sums[r][c];
                 else
                     EACH(c, width) to[c] = sums[r][c];
             }
-            row += tile;
         }
     }
 }
 
 /* out[row][feature] = silu(gate) * up; `out` is `inner` wide. */
-static void gated(const Linear *w, const Rows *x, int64_t rows, float *out, int64_t inner) {
-    const int64_t count = panels(inner), row_blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK;
+static void gated(const Linear *w, const Inputs *x, int64_t rows, float *out, int64_t inner) {
+    const int64_t count = panels(inner);
     int64_t first, last;
-    share(count * row_blocks, &first, &last);
-    for (int64_t task = first; task < last; task++) {
-        int64_t pair = task % count, row = task / count * ROW_BLOCK;
-        int64_t end = row + ROW_BLOCK < rows ? row + ROW_BLOCK : rows;
-        int64_t width = inner - pair * PANEL < PANEL ? inner - pair * PANEL : PANEL;
-        for (int64_t left; (left = end - row) > 0;) {
-            int64_t tiles = (left + TILE - 1) / TILE, tile = (left + tiles - 1) / tiles;
+    share(parts_of(count, rows), &first, &last);
+    for (int64_t number = first; number < last; number++) {
+        Part part = part_at(number, count, rows);
+        int64_t from = part.panel * PANEL, width = inner - from < PANEL ? inner - from : PANEL;
+        for (int64_t t = part.tile; t < part.end; t++) {
+            Tile tile = tile_at(t, rows);
             Sums gate, up;
-            product((int)tile, w, 2 * pair, x, row, gate);
-            product((int)tile, w, 2 * pair + 1, x, row, up);
-            EACH(r, tile) {
-                float *to = out + (row + r) * inner + pair * PANEL;
+            product(tile, w, 2 * part.panel, x, gate);
+            product(tile, w, 2 * part.panel + 1, x, up);
+            EACH(r, tile.rows) {
                 float result[PANEL];
                 EACH(v, VECTORS) {
                     vec g = load(gate[r] + v * LANES), u = load(up[r] + v * LANES);
                     store(result + v * LANES, g / (1.0f + exponential(-g)) * u);
                 }
-                EACH(c, width) to[c] = result[c];
+                memcpy(out + (tile.first + r) * inner + from, result, sizeof(float) * (size_t)width);
             }
-            row += tile;
         }
     }
 }
@@ -332,53 +393,63 @@ static void normalise(const float *x, const float *weight, float epsilon, int64_
     EACH(i, width) out[i] = x[i] * factor * weight[i];
 }
 
-/* Codes, scale and sum of one group; what lies beyond `width` counts as 0. */
-INLINE void quantise(const float *x, int64_t width, code *codes, float *scale, int32_t *sum) {
-    float padded[GROUP];
-    if (width < GROUP) {
-        memset(padded, 0, sizeof padded);
-        memcpy(padded, x, sizeof(float) * (size_t)width);
-        x = padded;
-    }
-    vec sizes = {0}, broken = {0};
+/* Codes, scale and start of one group. */
+INLINE void quantise(const float *x, code *codes, float *scale, int32_t *start) {
+    ivec sizes = {0}; /* as bits: NaN is larger than all, and must not vanish */
     UNROLL for (int64_t i = 0; i < GROUP; i += LANES) {
-        vec value = load(x + i);
-        sizes = larger((vec)((ivec)value & 0x7fffffff), sizes);
-        broken += value * 0.0f; /* NaN if one is NaN or infinite: it must not vanish in a cast */
+        ivec size = (ivec)load(x + i) & 0x7fffffff;
+        sizes = greater(size, sizes);
     }
-    float most = most_of(sizes), inverse = most > 0 ? 127.0f / most : 0;
+    union { int32_t i; float f; } most = {greatest_of(sizes)};
+    float inverse = most.f > 0 ? 127.0f / most.f : 0;
     ivec total = {0};
     UNROLL for (int64_t i = 0; i < GROUP; i += LANES) {
         ivec rounded = nearest(load(x + i) * inverse);
         total += rounded;
         *(codes_vec *)(codes + i) = __builtin_convertvector(rounded, codes_vec);
     }
-    *scale = most / 127.0f + sum_of(broken);
-    *sum = 0;
-    EACH(i, LANES) *sum += total[i];
+    *scale = most.f / 127.0f;
+    *start = -128 * total_of(total);
 }
 
-/* Codes of rows [rows][width] for a product with `w`; nothing to do where it takes floats. */
-static Rows prepare(const Decoder *d, const Linear *w, const float *x, int64_t rows, int64_t width) {
-    if (w->kind == INT8) {
-        const int64_t groups = w->in / GROUP;
-        int64_t first, last;
-        share(rows * groups, &first, &last);
-        for (int64_t task = first; task < last; task++) {
-            int64_t row = task / groups, from = task % groups * GROUP;
-            quantise(x + row * width + from, width - from, d->codes + row * w->in + from,
-                     d->code_scales + task, d->code_sums + task);
-        }
-#pragma omp barrier
+/* Put one of `rows` rows into its tile, for a product with `w`. */
+static void pack_row(const Linear *w, const Inputs *inputs, const float *x, int64_t width, int64_t row,
+                     int64_t rows) {
+    const int64_t groups = w->in / GROUP;
+    const Tile tile = tile_with(row, rows);
+    EACH(g, groups) {
+        int64_t at = tile.first * groups + g * tile.rows + row - tile.first;
+        const float *from = x + g * GROUP;
+        float padded[GROUP] = {0};
+        if (width - g * GROUP < GROUP)
+            from = memcpy(padded, from, sizeof(float) * (size_t)(width - g * GROUP));
+        if (w->kind == INT8)
+            quantise(from, (code *)inputs->values + at * GROUP, inputs->scales + at,
+                     inputs->starts + at);
+        else
+            memcpy((float *)inputs->values + at * GROUP, from, sizeof padded);
     }
-    return (Rows){x, d->codes, d->code_scales, d->code_sums};
 }
 
-static void normalise_rows(const Decoder *d, const float *weight, int64_t rows, float *out) {
+/* x [rows][width], as inputs of a product with `w`. */
+static void pack_rows(const Linear *w, const Inputs *inputs, const float *x, int64_t width,
+                      int64_t rows) {
     int64_t first, last;
     share(rows, &first, &last);
     for (int64_t row = first; row < last; row++)
-        normalise(d->state + row * d->hidden, weight, d->epsilon, d->hidden, out + row * d->hidden);
+        pack_row(w, inputs, x + row * width, width, row, rows);
+#pragma omp barrier
+}
+
+/* The state, normalised, as inputs of a product with `w`. */
+static void normalise_rows(const Decoder *d, const float *weight, const Linear *w, int64_t rows) {
+    int64_t first, last;
+    share(rows, &first, &last);
+    for (int64_t row = first; row < last; row++) {
+        float *normed = d->normed + row * d->hidden;
+        normalise(d->state + row * d->hidden, weight, d->epsilon, d->hidden, normed);
+        pack_row(w, &d->inputs, normed, d->hidden, row, rows);
+    }
 #pragma omp barrier
 }
 
@@ -412,8 +483,8 @@ static void place(const Decoder *d, const Layer *layer, const Step *step) {
         int64_t kv = head - d->heads, slot = step->slots[row], at = slot % BLOCK;
         int64_t block = (kv * d->blocks + slot / BLOCK) * BLOCK * dim;
         const float *value = query + d->kv_heads * dim;
-        EACH(i, dim) layer->keys[block + i * BLOCK + at] = query[i];
-        memcpy(layer->values + block + at * dim, value, sizeof(float) * (size_t)dim);
+        EACH(i, dim) write(layer->keys, block + i * BLOCK + at, query[i], d->narrow);
+        EACH(i, dim) write(layer->values, block + at * dim + i, value[i], d->narrow);
     }
 #pragma omp barrier
 }
@@ -426,35 +497,58 @@ typedef struct {
     float scores[SPAN];
 } Query;
 
-INLINE void score(const int n, Query *q, const float *keys, int64_t dim, int64_t at) {
-    vec sums[TILE][VECTORS] = {0};
-    EACH(k, dim) {
-        vec key[VECTORS];
-        UNROLL EACH(v, VECTORS) key[v] = load(keys + k * BLOCK + v * LANES);
-        UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) sums[r][v] += q[r].query[k] * key[v];
-    }
-    UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) store(q[r].scores + at + v * LANES, sums[r][v]);
+typedef struct { /* where the keys and values of WIDE positions are, in numbers, and the next keys */
+    int64_t at[WIDE / BLOCK], next[WIDE / BLOCK];
+} Places;
+
+INLINE void fetch(const void *from, int64_t at, const int narrow) {
+    __builtin_prefetch((const char *)from + at * (narrow ? 2 : 4));
 }
 
-INLINE void gather(const int n, Query *q, const float *values, int64_t dim, int64_t at, int64_t count) {
-    for (int64_t k = 0; k + PANEL <= dim; k += PANEL) {
-        vec sums[TILE][VECTORS];
-        UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) sums[r][v] = load(q[r].out + k + v * LANES);
-        EACH(p, count) {
-            vec value[VECTORS];
-            UNROLL EACH(v, VECTORS) value[v] = load(values + p * dim + k + v * LANES);
-            UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) sums[r][v] += q[r].scores[at + p] * value[v];
+/* Scores of the WIDE positions from `from` on. The memory that will be wanted next is called for:
+   it lies in blocks that are too small for the processor to guess the following one. */
+INLINE void score(const int n, const int narrow, Query *q, const Layer *layer, const Places *places,
+                  int64_t dim, int64_t from) {
+    vec sums[QUERIES][2] = {0};
+    EACH(k, dim) {
+        vec key[2];
+        UNROLL EACH(b, WIDE / BLOCK) if (!narrow || k % 2) {
+            fetch(layer->values, places->at[b] + k * BLOCK, narrow);
+            fetch(layer->keys, places->next[b] + k * BLOCK, narrow);
         }
-        UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) store(q[r].out + k + v * LANES, sums[r][v]);
+        UNROLL EACH(v, 2) {
+            int64_t at = places->at[v * LANES / BLOCK] + k * BLOCK + v * LANES % BLOCK;
+            key[v] = read(layer->keys, at, narrow);
+        }
+        UNROLL EACH(r, n) UNROLL EACH(v, 2) sums[r][v] += q[r].query[k] * key[v];
     }
-    for (int64_t k = dim / PANEL * PANEL; k < dim; k++) EACH(r, n) EACH(p, count)
-        q[r].out[k] += q[r].scores[at + p] * values[p * dim + k];
+    UNROLL EACH(r, n) UNROLL EACH(v, 2) store(q[r].scores + from + v * LANES, sums[r][v]);
+}
+
+/* Values of `count` positions from `from` on, weighed by their scores and added to `out`. */
+INLINE void gather(const int n, const int narrow, Query *q, const void *values, int64_t at,
+                   int64_t dim, int64_t from, int64_t count) {
+    int64_t k = 0;
+    for (; k + WIDE <= dim; k += WIDE) {
+        vec sums[QUERIES][2];
+        UNROLL EACH(r, n) UNROLL EACH(v, 2) sums[r][v] = load(q[r].out + k + v * LANES);
+        EACH(p, count) {
+            vec value[2];
+            UNROLL EACH(v, 2) value[v] = read(values, at + p * dim + k + v * LANES, narrow);
+            UNROLL EACH(r, n) UNROLL EACH(v, 2) sums[r][v] += q[r].scores[from + p] * value[v];
+        }
+        UNROLL EACH(r, n) UNROLL EACH(v, 2) store(q[r].out + k + v * LANES, sums[r][v]);
+    }
+    for (; k < dim; k++) EACH(p, count) {
+        float value = narrow ? widen_one((const uint16_t *)values + at + p * dim + k)
+                             : ((const float *)values)[at + p * dim + k];
+        EACH(r, n) q[r].out[k] += q[r].scores[from + p] * value;
+    }
 }
 
 #define BY_ROWS(call) \
     switch (n) { case 1: call(1); break; case 2: call(2); break; case 3: call(3); break; \
                  case 4: call(4); break; case 5: call(5); break; default: call(6); }
-#define QUERIES 6
 
 /* Softmax of the scores of positions [begin, begin + count), joined to what was seen before. */
 static void weigh(Query *q, int64_t begin, int64_t count, int64_t dim) {
@@ -468,7 +562,7 @@ static void weigh(Query *q, int64_t begin, int64_t count, int64_t dim) {
     most += q->most;
     for (int64_t p = 0; p < count; p += LANES) most = larger(load(q->scores + p), most);
     vec shift = {0};
-    shift += most_of(most);
+    shift += largest_of(most);
     if (shift[0] != q->most) {
         vec old = {0};
         vec shrink = exponential(old + q->most - shift);
@@ -487,8 +581,25 @@ static void weigh(Query *q, int64_t begin, int64_t count, int64_t dim) {
     q->total += sum_of(sum);
 }
 
-static void attend_piece(const Decoder *d, const Layer *layer, const Step *step, const Piece *piece,
-                         int64_t kv) {
+/* Where the block with a position lies in the layer's keys and values. Past the end: the last. */
+INLINE int64_t block_at(const Decoder *d, const Step *step, const Piece *piece, int64_t kv,
+                        int64_t position) {
+    int64_t last = piece->position + piece->rows - 1, place = position < last ? position : last;
+    return (kv * d->blocks + step->tables[piece->table + place / BLOCK]) * BLOCK * d->head_dim;
+}
+
+INLINE Places places_at(const Decoder *d, const Step *step, const Piece *piece, int64_t kv,
+                        int64_t position) {
+    Places places;
+    EACH(b, WIDE / BLOCK) {
+        places.at[b] = block_at(d, step, piece, kv, position + b * BLOCK);
+        places.next[b] = block_at(d, step, piece, kv, position + WIDE + b * BLOCK);
+    }
+    return places;
+}
+
+INLINE void attend_piece(const int narrow, const Decoder *d, const Layer *layer, const Step *step,
+                         const Piece *piece, int64_t kv) {
     const int64_t dim = d->head_dim, group = d->heads / d->kv_heads, count = piece->rows * group;
     const int64_t width = (d->heads + 2 * d->kv_heads) * dim;
     const int64_t end = piece->position + piece->rows;
@@ -511,18 +622,16 @@ static void attend_piece(const Decoder *d, const Layer *layer, const Step *step,
         int64_t span = end - begin < SPAN ? end - begin : SPAN;
         for (int64_t i = 0; i < count; i += QUERIES) {
             int64_t n = count - i < QUERIES ? count - i : QUERIES;
-            for (int64_t at = 0; at < span; at += BLOCK) {
-                int64_t block = step->tables[piece->table + (begin + at) / BLOCK];
-                const float *keys = layer->keys + (kv * d->blocks + block) * BLOCK * dim;
-#define SCORE(rows) score(rows, q + i, keys, dim, at)
+            for (int64_t at = 0; at < span; at += WIDE) {
+                Places places = places_at(d, step, piece, kv, begin + at);
+#define SCORE(n) score(n, narrow, q + i, layer, &places, dim, at)
                 BY_ROWS(SCORE)
             }
             EACH(r, n) weigh(q + i + r, begin, span, dim);
             for (int64_t at = 0; at < span; at += BLOCK) {
-                int64_t block = step->tables[piece->table + (begin + at) / BLOCK];
-                const float *values = layer->values + (kv * d->blocks + block) * BLOCK * dim;
+                int64_t block = block_at(d, step, piece, kv, begin + at);
                 int64_t used = span - at < BLOCK ? span - at : BLOCK;
-#define GATHER(rows) gather(rows, q + i, values, dim, at, used)
+#define GATHER(n) gather(n, narrow, q + i, layer->values, block, dim, at, used)
                 BY_ROWS(GATHER)
             }
         }
@@ -533,70 +642,66 @@ static void attend_piece(const Decoder *d, const Layer *layer, const Step *step,
 static void attend(const Decoder *d, const Layer *layer, const Step *step) {
     const int64_t tasks = step->pieces * d->kv_heads;
 #pragma omp for schedule(dynamic, 1)
-    for (int64_t task = 0; task < tasks; task++)
-        attend_piece(d, layer, step, step->piece + task / d->kv_heads, task % d->kv_heads);
+    for (int64_t task = 0; task < tasks; task++) {
+        const Piece *piece = step->piece + task / d->kv_heads;
+        if (d->narrow)
+            attend_piece(1, d, layer, step, piece, task % d->kv_heads);
+        else
+            attend_piece(0, d, layer, step, piece, task % d->kv_heads);
+    }
 }
 
 /* ---- the whole -------------------------------------------------------------------------------- */
 
 static void run_layer(const Decoder *d, const Layer *layer, const Step *step) {
-    const int64_t rows = step->rows, hidden = d->hidden, wide = d->heads * d->head_dim;
-    normalise_rows(d, layer->attention_norm, rows, d->normed);
-    Rows x = prepare(d, &layer->qkv, d->normed, rows, hidden);
-    linear(&layer->qkv, &x, rows, d->qkv, PUT);
+    const int64_t rows = step->rows;
+    normalise_rows(d, layer->attention_norm, &layer->qkv, rows);
+    linear(&layer->qkv, &d->inputs, rows, d->qkv, PUT);
 #pragma omp barrier
     place(d, layer, step);
     attend(d, layer, step);
-    x = prepare(d, &layer->o, d->attended, rows, wide);
-    linear(&layer->o, &x, rows, d->state, ADD);
+    pack_rows(&layer->o, &d->inputs, d->attended, d->heads * d->head_dim, rows);
+    linear(&layer->o, &d->inputs, rows, d->state, ADD);
 #pragma omp barrier
-    normalise_rows(d, layer->mlp_norm, rows, d->normed);
-    x = prepare(d, &layer->gate_up, d->normed, rows, hidden);
-    gated(&layer->gate_up, &x, rows, d->activated, d->inner);
+    normalise_rows(d, layer->mlp_norm, &layer->gate_up, rows);
+    gated(&layer->gate_up, &d->inputs, rows, d->activated, d->inner);
 #pragma omp barrier
-    x = prepare(d, &layer->down, d->activated, rows, d->inner);
-    linear(&layer->down, &x, rows, d->state, ADD);
+    pack_rows(&layer->down, &d->inputs, d->activated, d->inner, rows);
+    linear(&layer->down, &d->inputs, rows, d->state, ADD);
 #pragma omp barrier
 }
 
 void decoder_forward(const Decoder *d, const Step *step) {
+    const size_t row_size = sizeof(float) * (size_t)d->hidden;
 #pragma omp parallel num_threads(d->threads)
     {
         int64_t first, last;
         share(step->rows, &first, &last);
         for (int64_t row = first; row < last; row++)
-            memcpy(d->state + row * d->hidden, d->embedding + step->tokens[row] * d->hidden,
-                   sizeof(float) * (size_t)d->hidden);
+            memcpy(d->state + row * d->hidden, d->embedding + step->tokens[row] * d->hidden, row_size);
 #pragma omp barrier
         EACH(i, d->layer_count) run_layer(d, d->layers + i, step);
-        normalise_rows(d, d->norm, step->rows, step->out);
+        for (int64_t row = first; row < last; row++)
+            normalise(d->state + row * d->hidden, d->norm, d->epsilon, d->hidden,
+                      step->out + row * d->hidden);
     }
 }
 
-/* out [rows][w->out] = x [rows][width] W^T + b, with scratch for the codes of the rows. */
+/* out [rows][w->out] = x [rows][width] W^T + b, with `inputs` as scratch. */
 void decoder_linear(const Linear *w, const float *x, int64_t rows, int64_t width, float *out,
-                    int64_t threads, code *codes, float *code_scales, int32_t *code_sums) {
-    Decoder scratch = {.codes = codes, .code_scales = code_scales, .code_sums = code_sums};
+                    int64_t threads, const Inputs *inputs) {
 #pragma omp parallel num_threads(threads)
     {
-        Rows input = prepare(&scratch, w, x, rows, width);
-        linear(w, &input, rows, out, PUT);
+        pack_rows(w, inputs, x, width, rows);
+        linear(w, inputs, rows, out, PUT);
     }
 }
 
 /* ---- packing ---------------------------------------------------------------------------------- */
 
-int64_t decoder_code_bytes(void) { return sizeof(code); }
-
 static uint16_t bfloat16_above(float x) { /* the smallest bfloat16 that is not below x >= 0 */
     union { float f; uint32_t i; } bits = {x};
     return (uint16_t)((bits.i + 0xffff) >> 16);
-}
-
-static uint16_t bfloat16_near(float x) { /* ties to even; NaN stays NaN */
-    union { float f; uint32_t i; } bits = {x};
-    if (x != x) return 0x7fc0;
-    return (uint16_t)((bits.i + 0x7fff + (bits.i >> 16 & 1)) >> 16);
 }
 
 /* Pack `rows` output features, `from` [rows][width], as panels `first`, `first + stride`, ... */
@@ -613,11 +718,8 @@ void decoder_pack(const Linear *w, const float *from, int64_t rows, int64_t widt
             if (w->kind != INT8) {
                 EACH(k, in) {
                     float value = exists && k < width ? x[k] : 0;
-                    int64_t at = (panel * in + k) * PANEL + c;
-                    if (w->kind == FLOAT32)
-                        ((float *)w->weights)[at] = value;
-                    else
-                        ((uint16_t *)w->weights)[at] = bfloat16_near(value);
+                    write((void *)w->weights, (panel * in + k) * PANEL + c, value,
+                          w->kind == BFLOAT16);
                 }
                 continue;
             }

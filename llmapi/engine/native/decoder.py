@@ -19,7 +19,9 @@ TOLERANCES = {"float32": 2e-3, "bfloat16": 1e-1, "int8": 2e-1}
 
 
 class NativeDecoder:
-    """A LLaMA-family model packed for decoder.c (`Network`). Keys and values are float32.
+    """A LLaMA-family model packed for decoder.c (`Network`).
+
+    Keys and values are float32 if the weights are, else bfloat16.
 
     Not thread-safe: the scratch memory belongs to the step that runs.
     """
@@ -60,11 +62,8 @@ class NativeDecoder:
         self._threads = torch.get_num_threads()
         if self._heads // self._kv_heads > MAX_QUERIES:
             raise library.NativeUnavailable("too many queries share one key")
-        self.shape = CacheShape(
-            len(base.layers), self._kv_heads, self._dim, self._dim, torch.float32
-        )
-        self._cache: KVCache | None = None
-
+        kept = torch.float32 if weights == "float32" else torch.bfloat16
+        self.shape = CacheShape(len(base.layers), self._kv_heads, self._dim, self._dim, kept)
         cos, sin = rotations(base.rotary_emb, positions, self.embedding[:1])
         tied = model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
         head = self._pack([model.lm_head], release=not tied)
@@ -85,6 +84,7 @@ class NativeDecoder:
             head_dim=self._dim,
             inner=self._inner,
             threads=self._threads,
+            narrow=weights != "float32",
             epsilon=config.rms_norm_eps,
             scale=attention.scaling,
         )
@@ -94,7 +94,6 @@ class NativeDecoder:
         """Read and write this cache from now on. Its blocks must hold BLOCK positions."""
         if cache.block_size != BLOCK:
             raise ValueError(f"blocks must hold {BLOCK} positions")
-        self._cache = cache
         self._decoder.blocks = cache.blocks
         for layer, (keys, values) in zip(self._layers, cache.layers(), strict=True):
             layer.keys, layer.values = keys.data_ptr(), values.data_ptr()
@@ -130,7 +129,7 @@ class NativeDecoder:
             rows = hidden[first : first + self._most_rows].contiguous()
             self._library.decoder_linear(
                 ctypes.byref(self._head), rows.data_ptr(), len(rows), self.hidden_size,
-                out[first:].data_ptr(), self._threads, d.codes, d.code_scales, d.code_sums,
+                out[first:].data_ptr(), self._threads, ctypes.byref(d.inputs),
             )  # fmt: skip
         return out
 
@@ -176,7 +175,7 @@ class NativeDecoder:
         """One matrix from those of `modules`: below each other, or a panel of each in turn."""
         width = modules[0].weight.shape[1]
         heights = [module.weight.shape[0] for module in modules]
-        inputs = -(-width // GROUP) * GROUP if self._kind == KINDS["int8"] else width
+        inputs = -(-width // GROUP) * GROUP
         if in_turn:
             panels = sum(-(-height // PANEL) for height in heights)
         else:
@@ -209,7 +208,6 @@ class NativeDecoder:
         return linear
 
     def _allocate_scratch(self) -> None:
-        inputs = -(-self._widest // GROUP) * GROUP
         width = (self._heads + 2 * self._kv_heads) * self._dim
         sizes = {
             "state": self.hidden_size,
@@ -217,18 +215,13 @@ class NativeDecoder:
             "qkv": width,
             "attended": self._heads * self._dim,
             "activated": self._inner,
-            "code_scales": inputs // GROUP,
-            "code_sums": inputs // GROUP,
-            "codes": inputs,
-        }
-        types = {
-            "code_sums": torch.int32,
-            "codes": (torch.int8, torch.int16)[self._library.decoder_code_bytes() - 1],
         }
         for name, size in sizes.items():
-            scratch = torch.empty(self._most_rows * size, dtype=types.get(name, torch.float32))
+            scratch = torch.empty(self._most_rows * size)
             self._kept.append(scratch)
             setattr(self._decoder, name, scratch.data_ptr())
+        self._decoder.inputs, memory = library.inputs_for(self._most_rows, self._widest)
+        self._kept += memory
 
 
 def _matrices(modules: list[Any], *, in_turn: bool) -> Iterator[Tensor]:

@@ -40,6 +40,14 @@ class Linear(Structure):
     ]
 
 
+class Inputs(Structure):
+    _fields_ = [
+        ("values", c_void_p),
+        ("scales", c_void_p),
+        ("starts", c_void_p),
+    ]
+
+
 class Layer(Structure):
     _fields_ = [
         ("qkv", Linear),
@@ -71,6 +79,7 @@ class Decoder(Structure):
         ("inner", c_int64),
         ("blocks", c_int64),
         ("threads", c_int64),
+        ("narrow", c_int64),
         ("epsilon", c_float),
         ("scale", c_float),
         ("state", c_void_p),
@@ -78,9 +87,7 @@ class Decoder(Structure):
         ("qkv", c_void_p),
         ("attended", c_void_p),
         ("activated", c_void_p),
-        ("codes", c_void_p),
-        ("code_scales", c_void_p),
-        ("code_sums", c_void_p),
+        ("inputs", Inputs),
     ]
 
 
@@ -125,14 +132,13 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.decoder_forward.argtypes = [POINTER(Decoder), POINTER(Step)]
     library.decoder_forward.restype = None
     library.decoder_linear.argtypes = [
-        POINTER(Linear), c_void_p, c_int64, c_int64, c_void_p, c_int64, c_void_p, c_void_p, c_void_p
+        POINTER(Linear), c_void_p, c_int64, c_int64, c_void_p, c_int64, POINTER(Inputs)
     ]  # fmt: skip
     library.decoder_linear.restype = None
     library.decoder_pack.argtypes = [
         POINTER(Linear), c_void_p, c_int64, c_int64, c_int64, c_int64
     ]  # fmt: skip
     library.decoder_pack.restype = None
-    library.decoder_code_bytes.restype = c_int64
     return library
 
 
@@ -164,28 +170,35 @@ def _user_cache() -> Path:
     return (Path(given) if given else Path.home() / ".cache") / "llmapi"
 
 
+def inputs_for(rows: int, width: int) -> tuple[Inputs, list[Tensor]]:
+    """Scratch for the inputs of products, and the memory that it points to."""
+    groups = -(-width // GROUP)
+    values, scales = torch.empty(rows * groups * GROUP), torch.empty(rows * groups)
+    starts = torch.empty(rows * groups, dtype=torch.int32)
+    memory = [values, scales, starts]
+    return Inputs(*(tensor.data_ptr() for tensor in memory)), memory
+
+
 def product(library: ctypes.CDLL, kind: str, x: Tensor, weight: Tensor) -> Tensor:
     """x W^T for x `[rows, width]` and W `[outputs, width]`, by itself: for trying a library out."""
     (rows, width), outputs = x.shape, weight.shape[0]
-    inputs = -(-width // GROUP) * GROUP if kind == "int8" else width
-    size = -(-outputs // PANEL) * PANEL * inputs
+    padded = -(-width // GROUP) * GROUP
+    size = -(-outputs // PANEL) * PANEL * padded
     packed = torch.empty(size, dtype=getattr(torch, kind))
     scales = torch.empty(size // GROUP, dtype=torch.bfloat16)
     linear = Linear(
         weights=packed.data_ptr(),
         scales=scales.data_ptr(),
-        inputs=inputs,
+        inputs=padded,
         outputs=outputs,
         kind=KINDS[kind],
     )
     library.decoder_pack(ctypes.byref(linear), weight.data_ptr(), outputs, width, 0, 1)
     out = torch.full((rows, outputs), torch.nan)
-    codes = torch.empty(rows * inputs, dtype=torch.int16)
-    code_scales, code_sums = torch.empty(rows * inputs), torch.empty(rows * inputs).int()
+    inputs, _scratch = inputs_for(rows, padded)
     library.decoder_linear(
-        ctypes.byref(linear), x.data_ptr(), rows, width, out.data_ptr(), 1,
-        codes.data_ptr(), code_scales.data_ptr(), code_sums.data_ptr(),
-    )  # fmt: skip
+        ctypes.byref(linear), x.data_ptr(), rows, width, out.data_ptr(), 1, ctypes.byref(inputs)
+    )
     return out
 
 
