@@ -39,10 +39,15 @@ class KVCache:
     def __init__(
         self, shape: CacheShape, *, blocks: int, block_size: int, device: torch.device
     ) -> None:
+        """`blocks`: those that sequences may hold, numbers 1 to `blocks`."""
         self.block_size = block_size
-        self.blocks = blocks + 1  # the null block
+        self.usable = blocks
+        self.scratch = blocks + 1
+        """A block that belongs to nobody: padding of a batch writes here, and nobody else reads
+        it."""
+        self.blocks = blocks + 2  # the null block, the scratch block
         self.shape = shape
-        self._device = device
+        self.device = device
         rows = shape.kv_heads * self.blocks
 
         def pools(dim: int) -> list[Tensor]:
@@ -65,8 +70,8 @@ class KVCache:
         return self._per_head(slots, self.blocks * self.block_size)
 
     def _per_head(self, places: Tensor, stride: int) -> Tensor:
-        heads = torch.arange(self.shape.kv_heads)[:, None] * stride
-        return (heads + places[None, :]).flatten().to(self._device)
+        heads = torch.arange(self.shape.kv_heads, device=places.device)[:, None] * stride
+        return (heads + places[None, :]).flatten().to(self.device)
 
     def write(self, layer: int, slot_rows: Tensor, key: Tensor, value: Tensor) -> None:
         """Store keys and values `[kv_heads, tokens, dim]` at `slot_rows` `[kv_heads * tokens]`."""
@@ -84,6 +89,15 @@ class KVCache:
             keys.view(batch, -1, self.shape.key_dim),
             values.view(batch, -1, self.shape.value_dim),
         )
+
+    def read_slots(self, layer: int, slot_rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values at single positions, `[kv_heads, positions, dim]`."""
+        pools = (self._keys[layer], self.shape.key_dim), (self._values[layer], self.shape.value_dim)
+        keys, values = (
+            pool.view(-1, dim).index_select(0, slot_rows).view(self.shape.kv_heads, -1, dim)
+            for pool, dim in pools
+        )
+        return keys, values
 
     def scrub(self, blocks: list[int]) -> None:
         """Zero blocks that may hold NaN. The tail of a block is read (and masked) before it is

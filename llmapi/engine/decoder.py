@@ -1,7 +1,8 @@
 """The fused LLaMA-family decoder in torch: a GPU's path, and a CPU's without a C compiler.
 
 The same mathematics as transformers' LlamaForCausalLM with fewer and larger operations: queries,
-keys and values in one product, gate and up in another, and attention over the paged cache.
+keys and values in one product, gate and up in another, and attention over the paged cache. On a GPU
+that has the kernels for it, attention is one call per layer, and decode steps are captured graphs.
 """
 
 from collections.abc import Sequence as ListOf
@@ -12,9 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, rms_norm, silu
 
-from llmapi.engine.attention import Scores
+from llmapi.engine.attention import Attends, Scores
 from llmapi.engine.cache import CacheShape, KVCache
 from llmapi.engine.generic import TOLERANCE
+from llmapi.engine.graphs import DecodeSteps
+from llmapi.engine.packed import PackedPlan, find_varlen
 from llmapi.engine.plan import AttentionPlan
 from llmapi.engine.scheduler import Chunk
 
@@ -93,11 +96,10 @@ class Layer:
 class FusedDecoder:
     """A LLaMA-family model on one device (`Network`)."""
 
-    name = "fused decoder"
-
-    def __init__(self, model: Any, *, positions: int) -> None:
+    def __init__(self, model: Any, *, positions: int, most_rows: int) -> None:
         """Take over the weights of `model`, for which `why_not_fusable` is None; it cannot be used
-        afterwards. `positions`: the longest sequence."""
+        afterwards. `positions`: the longest sequence. `most_rows`: sequences that decode
+        together."""
         config, body = model.config, model.model
         attention = body.layers[0].self_attn
         self.embedding = model.get_input_embeddings().weight.detach()
@@ -111,41 +113,65 @@ class FusedDecoder:
         self._lm_head = Affine.of(model.lm_head)
         self._layers = [self._take(layer) for layer in body.layers]
         self._norm = body.norm.weight.detach()
+        self._positions, self._most_rows = positions, most_rows
         self._cache: KVCache | None = None
+        self._steps: DecodeSteps | None = None
         dtype = self.embedding.dtype
         self.shape = CacheShape(len(self._layers), self._kv_heads, self._dim, self._dim, dtype)
         self.tolerance = TOLERANCE[dtype]
+        self._varlen = find_varlen(self.device, dtype, self._heads, self._kv_heads, self._dim)
+        self.name = "fused decoder"
+        if self._varlen:
+            self.name += ", packed attention"
+            self.name += ", CUDA graphs" if self.device.type == "cuda" else ""
 
     def use(self, cache: KVCache) -> None:
         self._cache = cache
+        if self._varlen:
+            self._steps = DecodeSteps(
+                self._through,
+                cache,
+                self._varlen,
+                most_rows=self._most_rows,
+                longest=self._positions,
+                like=self.embedding,
+            )
 
     def forward(self, chunks: ListOf[Chunk]) -> list[Tensor]:
         if self._cache is None:
             raise RuntimeError("give it a cache first")
-        plan = AttentionPlan(self._cache, chunks)
+        if self._steps and self._steps.can_run(chunks):
+            return list(self._steps.run(chunks).split(1))
+        plan: Attends
+        if self._varlen:
+            plan, order = PackedPlan.of(self._cache, self._varlen, chunks), list(chunks)
+        else:
+            plan = AttentionPlan(self._cache, chunks)
+            order = plan.order
         rows = [
-            (chunk.sequence.tokens[p], p)
-            for chunk in plan.order
-            for p in range(chunk.start, chunk.end)
+            (chunk.sequence.tokens[p], p) for chunk in order for p in range(chunk.start, chunk.end)
         ]
         tokens, positions = torch.tensor(rows).t().to(self.device)
-        cos, sin = self._cos[positions], self._sin[positions]
-        state = self.embedding[tokens]
-        for number, layer in enumerate(self._layers):
-            state = self._run(layer, number, plan, state, cos, sin)
-        hidden = rms_norm(state, self._norm.shape, self._norm, self._epsilon)
-        parts = hidden.split([chunk.count for chunk in plan.order])
-        found = dict(zip(plan.order, parts, strict=True))
+        parts = self._through(plan, tokens, positions).split([chunk.count for chunk in order])
+        found = dict(zip(order, parts, strict=True))
         return [found[chunk] for chunk in chunks]
 
     def head(self, hidden: Tensor) -> Tensor:
         return self._lm_head(hidden)
 
+    def _through(self, plan: Attends, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Tokens and positions `[tokens]` -> last hidden states `[tokens, hidden_size]`."""
+        cos, sin = self._cos[positions], self._sin[positions]
+        state = self.embedding[tokens]
+        for number, layer in enumerate(self._layers):
+            state = self._run(layer, number, plan, state, cos, sin)
+        return rms_norm(state, self._norm.shape, self._norm, self._epsilon)
+
     def _run(
         self,
         layer: Layer,
         number: int,
-        plan: AttentionPlan,
+        plan: Attends,
         state: Tensor,
         cos: Tensor,
         sin: Tensor,

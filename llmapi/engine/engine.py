@@ -67,7 +67,7 @@ class Engine:
         self._max_batch = max_batch
         self._pace = pace
         self._scheduler = Scheduler(
-            BlockPool(runner.cache.blocks - 1, runner.cache.block_size),
+            BlockPool(runner.cache.usable, runner.cache.block_size),
             max_batch=max_batch,
             step_tokens=step_tokens,
             pace=pace,

@@ -128,6 +128,8 @@ def _device(given: str) -> torch.device:
         raise LoadError(f"'{given}' is no device: give auto, cpu, cuda or cuda:N.") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise LoadError(f"Device '{given}' was asked for, but torch sees no GPU here.")
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # streams and graphs are made on the current one
     return device
 
 
@@ -170,9 +172,18 @@ def _load_model(directory: Path, device: torch.device, config: EngineConfig) -> 
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise LoadError(f"The model in '{directory}' cannot be loaded ({reason}).") from error
-    if dtype == "auto" and model.dtype == torch.float32 and device.type != "cpu":
-        model = model.to(torch.bfloat16)  # a checkpoint without a half precision of its own
+    quantised = config.load_in_8bit or config.load_in_4bit
+    if dtype == "auto" and device.type == "cuda" and not quantised:
+        half = _half(device)
+        if model.dtype not in (half, torch.float16):  # float32, or bfloat16 on an old GPU
+            model = model.to(half)
     return model.eval().requires_grad_(False)
+
+
+def _half(device: torch.device) -> torch.dtype:
+    """The half precision for which this GPU has arithmetic."""
+    new_enough = torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if new_enough else torch.float16
 
 
 def _bitsandbytes(config: EngineConfig) -> Any:

@@ -41,7 +41,7 @@ def choose_network(model: Any, config: EngineConfig, positions: int, report: Rep
         needs = "--load_in_8bit on a CPU needs the native decoder"
         raise LoadError(f"{needs}: {why if config.decoder == 'auto' else 'it was not chosen'}.")
     if obstacle is None and config.decoder != "generic":
-        return FusedDecoder(model, positions=positions)
+        return FusedDecoder(model, positions=positions, most_rows=config.max_batch)
     if config.decoder == "fused":
         raise LoadError(f"The fused decoder cannot serve this model: {obstacle}.")
     return GenericNetwork(model)

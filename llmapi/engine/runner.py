@@ -87,7 +87,7 @@ class Runner:
         (biases, sinks, arguments that never arrive) before a user reads nonsense. Raises
         UnsupportedModel.
         """
-        pool = BlockPool(self.cache.blocks - 1, self.cache.block_size)
+        pool = BlockPool(self.cache.usable, self.cache.block_size)
         params = SamplingParams(max_tokens=1)
         short, long = (
             Sequence("", i, "", len(p), p, params)

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 import tiny
-from driving import Reference, make_engine
+from driving import Reference, make_engine, packed_attention
 
+from llmapi.engine import decoder
 from llmapi.engine.engine import Engine
 
 
@@ -30,3 +31,10 @@ def engine(tiny_dir: Path) -> Engine:
 @pytest.fixture(scope="session")
 def reference(tiny_dir: Path) -> Reference:
     return Reference(tiny_dir)
+
+
+@pytest.fixture
+def packed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The fused decoder computes on this CPU as it does on a GPU, but for the kernel and the
+    graphs."""
+    monkeypatch.setattr(decoder, "find_varlen", lambda *args: packed_attention)

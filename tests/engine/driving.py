@@ -160,6 +160,44 @@ class Reference:
         return torch.nn.functional.normalize(output.hidden_states[-1][0].mean(0), dim=-1)
 
 
+def packed_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    cu_seq_q: torch.Tensor,
+    cu_seq_k: torch.Tensor,
+    max_q: int,
+    max_k: int,
+    *,
+    scale: float,
+    window_size: tuple[int, int],
+) -> torch.Tensor:
+    """What torch's `varlen_attn` means, one sequence after the other: its stand-in on a CPU, and
+    what it is compared with on a GPU."""
+    assert cu_seq_q.dtype == cu_seq_k.dtype == torch.int32
+    out = torch.full_like(query, torch.nan)
+    bounds = zip(cu_seq_q.tolist(), cu_seq_k.tolist(), strict=True)
+    first, begin = next(bounds)
+    for last, end in bounds:
+        count, length = last - first, end - begin
+        assert 0 < count <= min(length, max_q)
+        assert length <= max_k
+        own = torch.arange(length - count, length)[:, None]
+        behind = (own - torch.arange(length)).to(query.device)
+        hidden = torch.zeros_like(behind, dtype=torch.bool)
+        if window_size[1] >= 0:
+            hidden |= behind < -window_size[1]
+        if window_size[0] >= 0:
+            hidden |= behind > window_size[0]
+        group = query.shape[1] // key.shape[1]
+        q = query[first:last].transpose(0, 1)
+        k, v = (x[begin:end].transpose(0, 1).repeat_interleave(group, 0) for x in (key, value))
+        weights = (q @ k.transpose(1, 2) * scale).masked_fill(hidden, -torch.inf).softmax(-1)
+        out[first:last] = (weights @ v).transpose(0, 1)
+        first, begin = last, end
+    return out
+
+
 def some_prompt(seed: int, length: int, vocab: int = 400) -> list[int]:
     """Ordinary tokens, no special ones."""
     generator = torch.Generator().manual_seed(seed)

@@ -84,7 +84,7 @@ GENERIC_ONLY = ("Gemma2", "Granite", "Phi3", "dynamic")
 CASES = [
     (name, decoder)
     for name in FAMILIES
-    for decoder in ("native", "fused", "generic")
+    for decoder in ("native", "fused", "packed", "generic")
     if decoder == "generic" or not any(word in name for word in GENERIC_ONLY)
 ]
 
@@ -104,8 +104,11 @@ def write(directory: Path, family: str, overrides: dict[str, Any]) -> tuple[Path
 
 @pytest.mark.parametrize(("name", "decoder"), CASES)
 def test_logits_and_greedy_tokens_equal_transformers(
-    name: str, decoder: str, tmp_path: Path
+    name: str, decoder: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    if decoder == "packed":
+        request.getfixturevalue("packed")
+        decoder = "fused"
     directory, model = write(tmp_path / "model", *FAMILIES[name])
     engine = make_engine(directory, max_batch=4, step_tokens=128, decoder=decoder)
     assert logits_are_near(engine, model)

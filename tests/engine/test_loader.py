@@ -13,7 +13,7 @@ from driving import ask, drive
 
 from llmapi.engine import conversion
 from llmapi.engine.config import EngineConfig
-from llmapi.engine.loader import Loaded, load
+from llmapi.engine.loader import Loaded, _half, load
 from llmapi.engine.messages import LoadProgress
 from llmapi.engine.source import LoadError, gguf_name
 
@@ -248,3 +248,14 @@ def test_half_precision_serves_too(dtype: str, tiny_dir: Path, tmp_path: Path) -
     assert set(told.finished) == {("a", 0), ("b", 0)}
     assert torch.get_default_dtype() == torch.float32
     assert tiny.SPECIAL
+
+
+@pytest.mark.parametrize(
+    ("capability", "half"),
+    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((12, 0), torch.bfloat16)],
+)
+def test_a_gpu_without_bfloat16_takes_float16(
+    capability: tuple[int, int], half: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    assert _half(torch.device("cuda")) == half
