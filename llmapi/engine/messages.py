@@ -96,6 +96,10 @@ class GenerateRequest:
     """Draw so many per prompt and tell only the `n` with the highest mean log probability per
     token, best first, all at once when the last of them ends; None: `n`, as they come."""
 
+    shared_tokens: int = 0
+    """So many first tokens of each prompt are known to everyone (a system prompt that the operator
+    named), so all users may find them in the cache."""
+
 
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:

@@ -101,12 +101,13 @@ def ask(
     user: str = "u",
     n: int = 1,
     best_of: int | None = None,
+    shared_tokens: int = 0,
     **params: Any,
 ) -> GenerateRequest:
     """Greedy unless told otherwise."""
     values = {"max_tokens": 16, "do_sample": False} | params
     sampling = SamplingParams(**values)
-    return GenerateRequest(request_id, user, (tuple(prompt),), sampling, n, best_of)
+    return GenerateRequest(request_id, user, (tuple(prompt),), sampling, n, best_of, shared_tokens)
 
 
 def embed(request_id: str, *inputs: list[int], user: str = "u") -> EmbedRequest:

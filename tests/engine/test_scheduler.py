@@ -14,12 +14,18 @@ from llmapi.engine.sequence import Sequence
 
 
 def sequence(
-    user: str, prompt: int | list[int] = 4, max_tokens: int = 5, **params: Any
+    user: str,
+    prompt: int | list[int] = 4,
+    max_tokens: int = 5,
+    *,
+    shared_tokens: int = 0,
+    **params: Any,
 ) -> Sequence:
     """`prompt`: its tokens; or how many, and then no other sequence has the same."""
     tokens = list(prompt) if isinstance(prompt, list) else fresh(prompt)
     params = {"max_tokens": max_tokens} | params
-    return Sequence("r", 0, user, len(tokens), tokens, SamplingParams(**params))
+    sampling = SamplingParams(**params)
+    return Sequence("r", 0, user, len(tokens), tokens, sampling, shared_tokens=shared_tokens)
 
 
 def fresh(count: int) -> list[int]:
@@ -332,16 +338,27 @@ def test_nobody_finds_what_another_user_had_computed() -> None:
     assert stranger.cached_tokens == 0
 
 
-def test_everyone_finds_what_the_operator_declared_shared_and_not_a_token_more() -> None:
-    system = fresh(40)
-    s = scheduler(step_tokens=128, shared_prefixes=(tuple(fresh(99)), tuple(system)))
-    question = fresh(40)
-    s.add(sequence("a", system + question))
+def test_everyone_finds_what_is_shared_and_not_a_block_more() -> None:
+    s = scheduler(step_tokens=128)
+    prompt = fresh(80)  # the first 40 are shared: two full blocks of them
+    s.add(sequence("a", prompt, shared_tokens=40))
     run(s)
-    s.add(stranger := sequence("b", system + question))
-    s.add(same := sequence("a", system + question))
+    s.add(stranger := sequence("b", prompt, shared_tokens=40))
+    s.add(same := sequence("a", prompt, shared_tokens=40))
     s.schedule()
     assert (stranger.cached_tokens, same.cached_tokens) == (32, 64)
+
+
+def test_who_does_not_share_a_beginning_neither_finds_it_nor_gives_it() -> None:
+    s = scheduler(step_tokens=128)
+    prompt = fresh(80)
+    s.add(sequence("a", prompt, shared_tokens=40))
+    run(s)
+    s.add(private := sequence("b", prompt))
+    run(s)
+    s.add(stranger := sequence("c", prompt, shared_tokens=80))
+    s.schedule()
+    assert (private.cached_tokens, stranger.cached_tokens) == (0, 32)
 
 
 def test_equal_blocks_after_different_beginnings_are_different() -> None:
