@@ -2,6 +2,7 @@
 
 import codecs
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,10 @@ class Told:
 
 
 def drive(
-    engine: Engine, *requests: GenerateRequest | EmbedRequest, told: Told | None = None
+    engine: Engine,
+    *requests: GenerateRequest | EmbedRequest,
+    told: Told | None = None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> Told:
     """Add the requests and step until nothing is left to do."""
     told = told or Told()
@@ -82,6 +86,7 @@ def drive(
         engine.add(request)
     while engine.has_work:
         told.hear(engine.step())
+        after_step()
     return told
 
 
