@@ -21,18 +21,14 @@ from llmapi.backends.base import (
     EmbeddingRequest,
     GenerationOptions,
 )
-from llmapi.fields import (
+from llmapi.fields import StrictBoolean, StrictFloat, StrictInteger, StrictString, type_name
+from llmapi.parameters import (
     ContentField,
     EarlyStoppingField,
     LogitBiasField,
     PromptsField,
     StopField,
-    StrictBoolean,
-    StrictFloat,
-    StrictInteger,
-    StrictString,
     TokenIdsField,
-    type_name,
 )
 
 MAX_CHOICES = 128
