@@ -9,6 +9,7 @@ from llmapi.backends.base import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
+    GenerationOptions,
     Prepared,
     Prompt,
     Request,
@@ -21,21 +22,6 @@ from llmapi.engine.requests import too_big
 from llmapi.errors import ApiError, InvalidRequest
 
 MAX_EMBEDDING_TOKENS = 300_000
-
-SELDOM_SENT = (
-    "min_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "stop_token_ids",
-    "min_tokens",
-    "ignore_eos",
-    "length_penalty",
-    "early_stopping",
-    "logprobs",
-    "echo",
-    "best_of",
-)
-"""Parameters that are kept with the row only if they were sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +160,8 @@ def check_room(
 def parameters_in_force(
     request: ChatRequest | CompletionRequest, params: SamplingParams, n: int
 ) -> dict[str, Any]:
-    """What is kept with the row: the sampling parameters as they were applied."""
+    """What is kept with the row: the sampling parameters as they were applied, the less usual ones
+    only if they were sent."""
     kept: dict[str, Any] = {
         "max_tokens": params.max_tokens,
         "temperature": params.temperature,
@@ -185,18 +172,16 @@ def parameters_in_force(
         "num_beams": params.num_beams,
         "n": n,
     }
-    if params.seed is not None:
-        kept["seed"] = params.seed
     if params.stop:
         kept["stop"] = list(params.stop)
-    for name in SELDOM_SENT:
-        value = getattr(request.options, name)
-        if value is not None:
-            kept[name] = list(value) if isinstance(value, tuple) else value
     if request.options.logit_bias is not None:
         kept["logit_bias"] = {str(token): bias for token, bias in request.options.logit_bias}
     if isinstance(request, ChatRequest) and params.logprobs is not None:
         kept |= {"logprobs": True, "top_logprobs": params.logprobs}
+    for name in GenerationOptions.__dataclass_fields__:
+        value = getattr(request.options, name)
+        if value is not None:
+            kept.setdefault(name, list(value) if isinstance(value, tuple) else value)
     if isinstance(request, CompletionRequest) and request.template:
         kept["template"] = request.template
     return kept

@@ -36,7 +36,7 @@ class SamplingParams:
 
     num_beams: int = 1
     seed: int | None = None
-    """Choice i of n draws from a generator seeded with `seed + i`; None: a fresh seed."""
+    """The draws of choice i follow from `seed + i` and their place alone; None: a fresh seed."""
 
     stop: tuple[str, ...] = ()
     """The text ends before the first of these; none of them is ever sent."""

@@ -2,7 +2,8 @@
 
 import pytest
 
-from llmapi.backends.base import ChatMessage, GenerationOptions
+from llmapi.backends.base import ChatMessage, CompletionRequest, GenerationOptions
+from llmapi.backends.preparation import parameters_in_force
 from llmapi.backends.prompt import PromptEncoder
 from llmapi.backends.sampling import SamplingDefaults
 from llmapi.errors import ContextLengthExceeded, InvalidRequest
@@ -146,3 +147,28 @@ def test_an_answer_is_never_longer_than_the_context_leaves():
 def test_when_an_answer_is_sampled(options, model, samples):
     resolved = SamplingDefaults(model=model).resolve(GenerationOptions(**options), 100)
     assert resolved.do_sample is samples
+
+
+# ---- what is kept --------------------------------------------------------------------------------
+
+
+def test_every_parameter_that_was_sent_is_kept_with_the_row():
+    sent = {
+        **{"max_tokens": 9, "temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.1},
+        **{"repetition_penalty": 1.2, "frequency_penalty": 0.1, "presence_penalty": 0.2},
+        **{"logit_bias": ((5, -1.0),), "do_sample": True, "num_beams": 1, "n": 1, "best_of": 2},
+        **{"length_penalty": 1.0, "early_stopping": False, "seed": 7, "stop": ("x",)},
+        **{
+            "stop_token_ids": (3,),
+            "min_tokens": 1,
+            "ignore_eos": True,
+            "logprobs": 0,
+            "echo": True,
+        },
+    }
+    options = GenerationOptions(**sent)
+    params = SamplingDefaults().resolve(options, 100)
+    kept = parameters_in_force(CompletionRequest(("a",), options, template="none"), params, 1)
+    in_json = {"logit_bias": {"5": -1.0}, "stop": ["x"], "stop_token_ids": [3]}
+    assert kept == {**sent, **in_json, "template": "none"}
+    assert sent.keys() == GenerationOptions.__dataclass_fields__.keys()
