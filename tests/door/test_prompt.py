@@ -1,9 +1,10 @@
 """From messages to tokens: templates, defaults, and user text that stays text."""
 
+from dataclasses import asdict
+
 import pytest
 
-from llmapi.backends.base import ChatMessage, CompletionRequest, GenerationOptions
-from llmapi.backends.preparation import parameters_in_force
+from llmapi.backends.base import ChatMessage, GenerationOptions
 from llmapi.backends.prompt import PromptEncoder
 from llmapi.backends.sampling import SamplingDefaults
 from llmapi.errors import ContextLengthExceeded, InvalidRequest
@@ -149,26 +150,29 @@ def test_when_an_answer_is_sampled(options, model, samples):
     assert resolved.do_sample is samples
 
 
-# ---- what is kept --------------------------------------------------------------------------------
-
-
-def test_every_parameter_that_was_sent_is_kept_with_the_row():
+def test_every_parameter_of_sampling_reaches_the_engine():
     sent = {
-        **{"max_tokens": 9, "temperature": 0.5, "top_p": 0.5, "top_k": 5, "min_p": 0.1},
-        **{"repetition_penalty": 1.2, "frequency_penalty": 0.1, "presence_penalty": 0.2},
-        **{"logit_bias": ((5, -1.0),), "do_sample": True, "num_beams": 1, "n": 1, "best_of": 2},
-        **{"length_penalty": 1.0, "early_stopping": False, "seed": 7, "stop": ("x",)},
-        **{
-            "stop_token_ids": (3,),
-            "min_tokens": 1,
-            "ignore_eos": True,
-            "logprobs": 0,
-            "echo": True,
-        },
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_p": 0.6,
+        "top_k": 5,
+        "min_p": 0.1,
+        "repetition_penalty": 1.2,
+        "frequency_penalty": 0.1,
+        "presence_penalty": 0.2,
+        "logit_bias": ((5, -1.0),),
+        "do_sample": True,
+        "num_beams": 3,
+        "length_penalty": 2.0,
+        "early_stopping": True,
+        "seed": 7,
+        "stop": ("x",),
+        "stop_token_ids": (3,),
+        "min_tokens": 1,
+        "ignore_eos": True,
+        "logprobs": 4,
     }
-    options = GenerationOptions(**sent)
-    params = SamplingDefaults().resolve(options, 100)
-    kept = parameters_in_force(CompletionRequest(("a",), options, template="none"), params, 1)
-    in_json = {"logit_bias": {"5": -1.0}, "stop": ["x"], "stop_token_ids": [3]}
-    assert kept == {**sent, **in_json, "template": "none"}
-    assert sent.keys() == GenerationOptions.__dataclass_fields__.keys()
+    params = SamplingDefaults().resolve(GenerationOptions(**sent, echo=True), 100)
+    assert asdict(params) == {**sent, "prompt_logprobs": True}
+    of_the_request = {"n", "best_of", "echo"}
+    assert sent.keys() | of_the_request == GenerationOptions.__dataclass_fields__.keys()
