@@ -16,6 +16,8 @@ help:
 	@echo "make serve [ARGS='--port 8000 --base_model DIR']   install, migrate, and serve a model"
 	@echo "make test                                         the whole test suite"
 	@echo "make check                                        format, lint, types, imports, migrations, tests"
+	@echo "make soak                                         ten thousand random requests through one small engine"
+	@echo "make chaos                                        a hundred kills on each database"
 	@echo "make bench                                        throughput and latency of this machine"
 	@echo "make format                                       format the code"
 
@@ -59,7 +61,7 @@ test-sqlite: install-dev
 	TEST_DATABASE=sqlite $(BIN)/python -m pytest tests $(ARGS)
 
 test-postgres: install-dev
-	TEST_DATABASE=postgres $(BIN)/python -m pytest tests --ignore=tests/serve $(ARGS)
+	TEST_DATABASE=postgres $(BIN)/python -m pytest tests --ignore=tests/serve --ignore=tests/benchmarks $(ARGS)
 
 # Ten thousand random requests through one small engine: some minutes.
 soak: install-dev

@@ -31,13 +31,15 @@ def main() -> None:
     results = run(given, tell)
     print(tables(results), flush=True)
     fast = "ours, 8-bit" not in results["skipped"] and "ours, 8-bit" in results["servers"]
-    server = ["--server", "ours, 8-bit" if fast else "ours, fp32"]
+    model = ["--model", str(given.model)] if given.model else []
+    server = ["--server", "ours, 8-bit" if fast else "ours, fp32", *model]
     most = str(max(given.clients))
-    per_client = ["--per-client", str(given.per_client), "--max-tokens", str(given.max_tokens)]
+    load = ["--per-client", str(given.per_client), "--max-tokens", str(given.max_tokens)]
+    load += ["--rounds", str(given.rounds), *model]
     chapter(
         "The engine alone, and what the whole API costs over it",
         "engine_bench",
-        ["-c", most, "--api", *per_client, *["--load_in_8bit"] * fast],
+        ["-c", most, "--api", *load, *["--load_in_8bit"] * fast],
     )
     chapter("A chat's tenth turn", "turns", [*server, *["--chats", "1"] * given.quick])
     chapter(

@@ -9,7 +9,6 @@ as many rounds, and the last column is the share of the engine's tokens/s that i
 """
 
 import argparse
-import dataclasses
 import itertools
 import os
 import sys
@@ -44,13 +43,8 @@ from llmapi.engine.messages import (
 
 
 def engine_config(model: Path, options: argparse.Namespace) -> EngineConfig:
-    values: dict[str, Any] = {"base_model": str(model), "cache_dir": str(PROJECT / "var/models")}
-    known = {field.name for field in dataclasses.fields(EngineConfig)}
-    if options.load_in_8bit:
-        if "load_in_8bit" not in known:
-            raise SystemExit("The engine of this version has no 8-bit weights.")
-        values["load_in_8bit"] = True
-    return EngineConfig(**values)
+    cache = str(PROJECT / "var/models")
+    return EngineConfig(str(model), cache, load_in_8bit=options.load_in_8bit)
 
 
 class Prompts:

@@ -105,6 +105,12 @@ class ServerSettings(BaseSettings):
         "the seed does; `none` continues it raw, as OpenAI's endpoint does.",
     )
 
+    shared_system_prompts: CommaSeparated = Field(
+        [],
+        description="Text files, separated by commas, each with a system prompt that many chats "
+        "begin with. It is computed once for all users; all else is cached for each user alone.",
+    )
+
     # ---- the door -------------------------------------------------------------------------------
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(19327, ge=0, le=65535, description="Port; 0 takes a free one.")
@@ -163,7 +169,7 @@ class ServerSettings(BaseSettings):
             )
         return self
 
-    @field_validator("allowed_hosts", mode="before")
+    @field_validator("allowed_hosts", "shared_system_prompts", mode="before")
     @classmethod
     def split_commas(cls, value: object) -> object:
         if isinstance(value, str):

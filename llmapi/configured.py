@@ -30,6 +30,7 @@ def configured_backends(options: Any) -> list[Backend]:
                 "repetition_penalty": options.default_repetition_penalty,
             },
             completion_template=options.completion_template,
+            shared_system_prompts=[*map(system_prompt, options.shared_system_prompts)],
         )
     ]
 
@@ -68,6 +69,20 @@ def engine_config(options: Any) -> EngineConfig:
     except LoadError as error:
         raise ImproperlyConfigured(str(error)) from error
     return config
+
+
+def system_prompt(path: str) -> str:
+    """The text of a file of LLMAPI_SHARED_SYSTEM_PROMPTS. Raises ImproperlyConfigured."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise ImproperlyConfigured(
+            f"LLMAPI_SHARED_SYSTEM_PROMPTS: '{path}' cannot be read: {reason}."
+        ) from error
+    if not text.strip():
+        raise ImproperlyConfigured(f"LLMAPI_SHARED_SYSTEM_PROMPTS: '{path}' is empty.")
+    return text
 
 
 def embedded_model() -> str:

@@ -21,18 +21,14 @@ from llmapi.backends.base import (
     EmbeddingRequest,
     GenerationOptions,
 )
-from llmapi.fields import (
+from llmapi.fields import StrictBoolean, StrictFloat, StrictInteger, StrictString, type_name
+from llmapi.parameters import (
     ContentField,
     EarlyStoppingField,
     LogitBiasField,
     PromptsField,
     StopField,
-    StrictBoolean,
-    StrictFloat,
-    StrictInteger,
-    StrictString,
     TokenIdsField,
-    type_name,
 )
 
 MAX_CHOICES = 128
@@ -112,7 +108,8 @@ class GenerationSerializer(RequestSerializer):
     max_tokens = StrictInteger(
         minimum=1,
         maximum=2**31 - 1,
-        help_text="New tokens at most. Left out: 512. Never more than the context leaves.",
+        help_text="New tokens at most. Left out: the server's default. Never more than the context "
+        "leaves.",
     )
     temperature = StrictFloat(minimum=0, maximum=2, help_text="0 is greedy.")
     top_p = StrictFloat(minimum=0, maximum=1)
@@ -347,8 +344,8 @@ class CompletionSerializer(GenerationSerializer):
     max_tokens = StrictInteger(
         minimum=0,
         maximum=2**31 - 1,
-        help_text="New tokens at most; 0 with `echo` only. Left out: 512. Never more than the "
-        "context leaves.",
+        help_text="New tokens at most; 0 with `echo` only. Left out: the server's default. "
+        "Never more than the context leaves.",
     )
     prompt = PromptsField(required=True, max_items=MAX_CHOICES)
     template = StrictString(

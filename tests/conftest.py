@@ -8,6 +8,7 @@ import pytest
 from django.conf import settings
 from django.db import connection
 
+from accounts.models import User
 from tests.environment import FOLDER, ON_POSTGRES
 
 if ON_POSTGRES:
@@ -16,6 +17,20 @@ if ON_POSTGRES:
 else:
     # A file, as in production: Django's in-memory database fails with several threads.
     settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(FOLDER / "test.sqlite3")
+
+
+@pytest.fixture
+def alice(db: None) -> User:
+    return User.objects.create_user("alice")
+
+
+@pytest.fixture
+def staff_client(db: None, client):  # type: ignore[no-untyped-def]
+    staff = User(username="staff", is_staff=True, is_superuser=True)
+    staff.set_unusable_password()
+    staff.save()
+    client.force_login(staff)
+    return client
 
 
 @pytest.fixture

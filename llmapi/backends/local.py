@@ -4,24 +4,21 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from llmapi.backends.base import (
     Backend,
     BackendFailed,
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
     ModelCard,
     Prepared,
     Request,
 )
 from llmapi.backends.link import EngineLink, Launch, launch_process
+from llmapi.backends.preparation import Preparation
 from llmapi.backends.prompt import PromptEncoder
-from llmapi.backends.sampling import SamplingDefaults, check_against_model
-from llmapi.engine.blocks import most_blocks
+from llmapi.backends.sampling import SamplingDefaults
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.messages import (
     Abort,
@@ -38,14 +35,10 @@ from llmapi.engine.messages import (
     PromptLogprobs,
     Ready,
     RequestFailed,
-    SamplingParams,
     StepOutput,
     TextDelta,
 )
-from llmapi.engine.requests import too_big
-from llmapi.errors import ApiError, EngineLost, GenerationFailed, InvalidRequest, ServerUnavailable
-
-MAX_EMBEDDING_TOKENS = 300_000
+from llmapi.errors import ApiError, EngineLost, GenerationFailed, ServerUnavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +50,9 @@ class Mailbox:
 
 
 class LocalBackend(Backend):
-    """Owns the link to the engine, the tokenizer, and the mailboxes of the running requests.
+    """Owns the link to the engine, the preparation, and the mailboxes of the running requests.
 
-    The link's thread writes `_info`, `_encoder` and `_lost`, and posts to mailboxes; the event loop
+    The link's thread writes `_preparation` and `_lost`, and posts to mailboxes; the event loop
     opens and closes mailboxes. Nothing else is shared.
     """
 
@@ -70,15 +63,16 @@ class LocalBackend(Backend):
         max_tokens: int = 512,
         operator_defaults: Mapping[str, float | int | None] | None = None,
         completion_template: str = "auto",
+        shared_system_prompts: Collection[str] = (),
         launch: Launch = launch_process,
     ) -> None:
         self.defaults = SamplingDefaults(max_tokens, operator_defaults or {})
         self.completion_template = completion_template
+        self.shared_system_prompts = frozenset(text.strip() for text in shared_system_prompts)
         self.last_step: StepOutput | None = None
         self.link = EngineLink(config, launch, self._hear, self._engine_lost)
         self._report: Callable[[str], None] = lambda line: None
-        self._info: ModelInfo | None = None
-        self._encoder: PromptEncoder | None = None
+        self._preparation: Preparation | None = None
         self._card: ModelCard | None = None
         self._lost: str | None = None
         self._failed: str | None = None
@@ -99,7 +93,7 @@ class LocalBackend(Backend):
             return self._failed
         if self._lost:
             return "The engine is being started again; try again in a moment."
-        if self._encoder is None:
+        if self._preparation is None:
             return "The model is being loaded; try again in a moment."
         return None
 
@@ -120,71 +114,10 @@ class LocalBackend(Backend):
     # ---- requests -------------------------------------------------------------------------------
 
     def prepare(self, request: Request, request_id: str, user: str) -> Prepared:
-        encoder, info = self._encoder, self._info
-        if self.unavailable or encoder is None or info is None:
+        preparation = self._preparation
+        if self.unavailable or preparation is None:
             raise ServerUnavailable(self.unavailable or "The model is not ready.")
-        if isinstance(request, EmbeddingRequest):
-            return self._prepare_embedding(request, request_id, user, encoder, info)
-
-        options = request.options
-        stops: tuple[str, ...] = ()
-        echo: tuple[str, ...] = ()
-        if isinstance(request, ChatRequest):
-            prompts: tuple[tuple[int, ...], ...] = (
-                encoder.encode_chat(request.messages, "messages"),
-            )
-            stops = encoder.template_stops
-        else:
-            wrap = (request.template or self.completion_template) == "auto" and not options.echo
-            if options.echo:
-                echo = tuple(encoder.text_of(prompt) for prompt in request.prompts)
-            if wrap and any(isinstance(prompt, str) for prompt in request.prompts):
-                stops = encoder.template_stops
-            prompts = tuple(
-                encoder.encode_instruction(prompt, "prompt")
-                if wrap and isinstance(prompt, str)
-                else encoder.encode_raw(prompt, "prompt")
-                for prompt in request.prompts
-            )
-        defaults = replace(self.defaults, model=info.generation_defaults)
-        room = info.context_length - max(map(len, prompts))
-        params = defaults.resolve(options, room, stops)
-        check_against_model(params, info.vocab_size)
-        n = options.n or 1
-        best_of = options.best_of if options.best_of and options.best_of > n else None
-        check_room(prompts, params, info)
-        return Prepared(
-            model=info.name,
-            work=GenerateRequest(request_id, user, prompts, params, n, best_of),
-            prompt_tokens=sum(map(len, prompts)),
-            parameters=parameters_in_force(request, params, n),
-            echo=echo,
-            special_tokens=encoder.special_tokens,
-        )
-
-    def _prepare_embedding(
-        self,
-        request: EmbeddingRequest,
-        request_id: str,
-        user: str,
-        encoder: PromptEncoder,
-        info: ModelInfo,
-    ) -> Prepared:
-        if request.dimensions is not None and request.dimensions > info.hidden_size:
-            raise InvalidRequest(
-                f"This model's vectors have {info.hidden_size} dimensions, so ask for "
-                "that many at most.",
-                param="dimensions",
-            )
-        inputs = tuple(encoder.encode_raw(text, "input") for text in request.inputs)
-        tokens = sum(map(len, inputs))
-        if tokens > MAX_EMBEDDING_TOKENS:
-            raise InvalidRequest(
-                f"One request may embed {MAX_EMBEDDING_TOKENS} tokens; this one has {tokens}.",
-                param="input",
-            )
-        parameters = {"dimensions": request.dimensions} if request.dimensions else {}
-        return Prepared(info.name, EmbedRequest(request_id, user, inputs), tokens, parameters)
+        return preparation.prepare(request, request_id, user)
 
     async def stream(self, prepared: Prepared) -> AsyncGenerator[Answer]:
         assert isinstance(prepared.work, GenerateRequest)
@@ -222,13 +155,12 @@ class LocalBackend(Backend):
                 pass  # the link tells by the end of the engine's life
 
     def _become_ready(self, info: ModelInfo) -> None:
-        if self._encoder is None:  # a restarted engine serves the same model
-            self._report("Reading the tokenizer")
-            self._warming_up.join()  # transformers may not be imported by two threads at once
-            self._encoder = PromptEncoder.load(
-                info.tokenizer_path, info.context_length, info.vocab_size
-            )
-        self._info = info
+        preparation = self._prepare_for(info)
+        if obstacle := next(preparation.obstacles(), None):
+            self._failed = obstacle
+            self._settled.set()
+            return
+        self._preparation = preparation
         self._card = ModelCard(
             id=info.name,
             created=int(time.time()),
@@ -245,6 +177,19 @@ class LocalBackend(Backend):
         )
         self._lost = None
         self._settled.set()
+
+    def _prepare_for(self, info: ModelInfo) -> Preparation:
+        if self._preparation is not None:  # a restarted engine serves the same model
+            return replace(self._preparation, info=info)
+        self._report("Reading the tokenizer")
+        self._warming_up.join()  # transformers may not be imported by two threads at once
+        return Preparation(
+            PromptEncoder.load(info.tokenizer_path, info.context_length, info.vocab_size),
+            info,
+            self.defaults,
+            self.completion_template,
+            self.shared_system_prompts,
+        )
 
     def _engine_lost(self, sentence: str, again: bool) -> None:
         if again:
@@ -301,67 +246,3 @@ class _Exchange:
             case RequestFailed():
                 raise GenerationFailed(event.message)
         return event
-
-
-def check_room(
-    prompts: tuple[tuple[int, ...], ...], params: SamplingParams, info: ModelInfo
-) -> None:
-    """Raises InvalidRequest if the engine could never serve this."""
-    beams, size = params.num_beams, info.kv_block_tokens
-    answer = max(params.max_tokens - 1, 0)  # its last token is never fed back
-    needed = max(
-        most_blocks(length, length + answer, beams=beams, block_size=size)
-        for length in map(len, prompts)
-    )
-    if needed * size > info.kv_cache_tokens or beams > info.max_batch:
-        raise InvalidRequest(
-            too_big(needed * size, beams, room=info.kv_cache_tokens, max_batch=info.max_batch),
-            param="num_beams" if beams > 1 else "max_tokens",
-        )
-
-
-def parameters_in_force(
-    request: ChatRequest | CompletionRequest, params: SamplingParams, n: int
-) -> dict[str, Any]:
-    """What is kept with the row: the sampling parameters as they were applied."""
-    kept: dict[str, Any] = {
-        "max_tokens": params.max_tokens,
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "top_k": params.top_k,
-        "repetition_penalty": params.repetition_penalty,
-        "do_sample": params.do_sample,
-        "num_beams": params.num_beams,
-        "n": n,
-    }
-    if params.seed is not None:
-        kept["seed"] = params.seed
-    if params.stop:
-        kept["stop"] = list(params.stop)
-    for name in SELDOM_SENT:
-        value = getattr(request.options, name)
-        if value is not None:
-            kept[name] = list(value) if isinstance(value, tuple) else value
-    if request.options.logit_bias is not None:
-        kept["logit_bias"] = {str(token): bias for token, bias in request.options.logit_bias}
-    if isinstance(request, ChatRequest) and params.logprobs is not None:
-        kept |= {"logprobs": True, "top_logprobs": params.logprobs}
-    if isinstance(request, CompletionRequest) and request.template:
-        kept["template"] = request.template
-    return kept
-
-
-SELDOM_SENT = (
-    "min_p",
-    "frequency_penalty",
-    "presence_penalty",
-    "stop_token_ids",
-    "min_tokens",
-    "ignore_eos",
-    "length_penalty",
-    "early_stopping",
-    "logprobs",
-    "echo",
-    "best_of",
-)
-"""Parameters that are kept with the row only if they were sent."""

@@ -126,6 +126,10 @@ class PromptEncoder:
             )
         return self.check_tokens(ids, param)
 
+    def encode_opening(self, opening: ChatMessage, param: str) -> tuple[int, ...]:
+        """A chat that begins with this message, and of which everyone may know the rest."""
+        return self.encode_chat((opening, ChatMessage("user", "...")), param)
+
     def encode_instruction(self, prompt: str, param: str) -> tuple[int, ...]:
         """A completion's prompt as the instruction that the seed makes of it."""
         return self.encode_chat((ChatMessage("user", prompt),), param)

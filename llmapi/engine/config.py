@@ -51,10 +51,6 @@ class EngineConfig:
     """How many times as long as decoding alone a step may take, so that a prompt gets on beside
     running answers; None: as long as `step_tokens` make it."""
 
-    shared_prefixes: tuple[tuple[int, ...], ...] = ()
-    """Beginnings of prompts, as token ids, that users may find in each other's cache: only what
-    everyone knows anyway."""
-
     kv_cache_tokens: int | None = None
     """Positions that the key/value cache holds for all sequences together; None: from free
     memory."""

@@ -55,11 +55,9 @@ class Engine:
         max_batch: int,
         step_tokens: int,
         pace: Pace | None = None,
-        shared_prefixes: tuple[tuple[int, ...], ...] = (),
     ) -> None:
         """`runner` has its cache. `pace` None: prompts take all of `step_tokens` that decoding
-        leaves. `shared_prefixes`: beginnings of prompts, as token ids, that users may find in each
-        other's cache."""
+        leaves."""
         self.runner = runner
         self._vocabulary = vocabulary
         self._eos = tuple(eos_token_ids)
@@ -71,7 +69,6 @@ class Engine:
             max_batch=max_batch,
             step_tokens=step_tokens,
             pace=pace,
-            shared_prefixes=shared_prefixes,
         )
         self._sampler = Sampler()
         self._scorer = Scorer(vocabulary, runner.head, runner.vocab_size)

@@ -96,7 +96,6 @@ def load(config: EngineConfig, report: Report = lambda progress: None) -> Loaded
         max_batch=config.max_batch,
         step_tokens=config.step_tokens,
         pace=Pace(config.prompt_stretch) if config.prompt_stretch else None,
-        shared_prefixes=config.shared_prefixes,
     )
     info = ModelInfo(
         name=source.name,

@@ -36,7 +36,7 @@ class SamplingParams:
 
     num_beams: int = 1
     seed: int | None = None
-    """Choice i of n draws from a generator seeded with `seed + i`; None: a fresh seed."""
+    """The draws of choice i follow from `seed + i` and their place alone; None: a fresh seed."""
 
     stop: tuple[str, ...] = ()
     """The text ends before the first of these; none of them is ever sent."""
@@ -95,6 +95,10 @@ class GenerateRequest:
     best_of: int | None = None
     """Draw so many per prompt and tell only the `n` with the highest mean log probability per
     token, best first, all at once when the last of them ends; None: `n`, as they come."""
+
+    shared_tokens: int = 0
+    """So many first tokens of each prompt are known to everyone (a system prompt that the operator
+    named), so all users may find them in the cache."""
 
 
 @dataclass(frozen=True, slots=True)

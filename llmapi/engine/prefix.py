@@ -17,13 +17,12 @@ class PrefixCache:
     """Full blocks by their key: a hash over the key before it, the user and the block's tokens.
 
     So equal keys mean equal beginnings, and only the same user's: how fast an answer comes tells
-    nobody what others have asked. What the operator has declared shared (a system prompt that
-    everyone gets) is the exception.
+    nobody what others have asked. The exception is a sequence's `shared_tokens`, which are no
+    secret.
     """
 
-    def __init__(self, blocks: BlockPool, shared_prefixes: tuple[tuple[int, ...], ...]) -> None:
+    def __init__(self, blocks: BlockPool) -> None:
         self._blocks = blocks
-        self._shared = tuple(map(list, shared_prefixes))
         self._expected: dict[bytes, Sequence] = {}
         """Keys of blocks that a running sequence is about to publish."""
 
@@ -99,14 +98,11 @@ class PrefixCache:
             ).digest()
         while len(keys) < count:
             end = (len(keys) + 1) * size
-            salt = NOBODY if self._is_shared(sequence.tokens, end) else user
+            salt = NOBODY if end <= sequence.shared_tokens else user
             tokens = array("I", sequence.tokens[end - size : end]).tobytes()
             before = keys[-1] if keys else NOBODY
             keys.append(blake2b(before + salt + tokens, digest_size=DIGEST_BYTES).digest())
         return keys[:count]
-
-    def _is_shared(self, tokens: list[int], end: int) -> bool:
-        return any(len(prefix) >= end and prefix[:end] == tokens[:end] for prefix in self._shared)
 
     # ---- integrity -------------------------------------------------------------------------------
 

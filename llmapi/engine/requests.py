@@ -108,6 +108,7 @@ def sequences_of(
         for index in indices if params.num_beams == 1 else indices[:1]:
             sequence = _sequence(request, index, prompt)
             sequence.params, sequence.ends = params, ends
+            sequence.shared_tokens = request.shared_tokens
             sequence.seed = secrets.randbits(63) if params.seed is None else params.seed + index
             sequence.candidates = candidates if request.best_of is not None else None
             yield sequence

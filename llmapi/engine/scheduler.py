@@ -90,7 +90,6 @@ class Scheduler:
         max_batch: int,
         step_tokens: int,
         pace: Pace | None = None,
-        shared_prefixes: tuple[tuple[int, ...], ...] = (),
     ) -> None:
         """`pace`: None, prompts take all of `step_tokens` that decoding leaves."""
         if step_tokens < max_batch:
@@ -101,7 +100,7 @@ class Scheduler:
         self._max_batch = max_batch
         self._step_tokens = step_tokens
         self._pace = pace
-        self.prefixes = PrefixCache(blocks, shared_prefixes)
+        self.prefixes = PrefixCache(blocks)
         self._waiting = WaitingLines()
         self._running: dict[Sequence, None] = {}  # a set that keeps its order
         self._families: dict[Family, None] = {}

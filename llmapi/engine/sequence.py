@@ -24,6 +24,8 @@ class Sequence:
     """The prompt, then what was drawn. Written by the engine."""
     params: SamplingParams | None
     """None: an input to embed, from which nothing is drawn."""
+    shared_tokens: int = 0
+    """So many of the first may be found by other users in the cache."""
     seed: int = 0
     """Of its draws; a request without one is given one. All draws follow from it and `tokens`."""
     ends: frozenset[int] = frozenset()

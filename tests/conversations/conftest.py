@@ -17,22 +17,8 @@ numbers = itertools.count(1)
 
 
 @pytest.fixture
-def alice(db: None) -> User:
-    return User.objects.create_user("alice")
-
-
-@pytest.fixture
 def bob(db: None) -> User:
     return User.objects.create_user("bob")
-
-
-@pytest.fixture
-def staff_client(db: None, client):  # type: ignore[no-untyped-def]
-    staff = User(username="staff", is_staff=True, is_superuser=True)
-    staff.set_unusable_password()
-    staff.save()
-    client.force_login(staff)
-    return client
 
 
 class History:

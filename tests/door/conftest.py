@@ -18,10 +18,11 @@ from tests.door.client import Client
 from tests.engine import tiny
 
 
-def backend_for(directory: Path, cache: Path, **config: object) -> LocalBackend:
+def backend_for(directory: Path, cache: Path, shared: str, **config: object) -> LocalBackend:
     values = {"max_batch": 16, "kv_cache_tokens": 16384, "device": "cpu", "threads": 1, **config}
     return LocalBackend(
         EngineConfig(base_model=str(directory), cache_dir=str(cache), **values),
+        shared_system_prompts=[shared],
         launch=launch_thread,
     )
 
@@ -39,12 +40,18 @@ def random_directory(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def backends(reciter_directory, random_directory, tmp_path_factory):
+def shared_system_prompt():
+    """What the operator of both models lets users share; with an editor's newline at its end."""
+    return "You are a helpful assistant of this house, and you answer in verse.\n"
+
+
+@pytest.fixture(scope="session")
+def backends(reciter_directory, random_directory, shared_system_prompt, tmp_path_factory):
     """Both models, loaded once."""
     cache = tmp_path_factory.mktemp("models")
     both = [
-        backend_for(reciter_directory, cache, served_name="reciter"),
-        backend_for(random_directory, cache, served_name="random"),
+        backend_for(reciter_directory, cache, shared_system_prompt, served_name="reciter"),
+        backend_for(random_directory, cache, shared_system_prompt, served_name="random"),
     ]
     for backend in both:  # one after the other: transformers' loading knows no other thread
         backend.start(lambda line: None)

@@ -315,8 +315,9 @@ async def test_a_nearest_name_is_offered(client):
 async def test_beams_that_can_never_fit_are_refused_before_anything_is_done(
     client, backends, monkeypatch, limits, parameters, says
 ):
-    backend = backends[1]
-    monkeypatch.setattr(backend, "_info", replace(backend._info, **limits))
+    backend, preparation = backends[1], backends[1]._preparation
+    limited = replace(preparation, info=replace(preparation.info, **limits))
+    monkeypatch.setattr(backend, "_preparation", limited)
     answer = await client.post(CHAT, chat(model="random", **parameters))
     assert (answer.status, answer.error["param"]) == (400, "num_beams")
     assert says in answer.error["message"]

@@ -1,5 +1,7 @@
 """From messages to tokens: templates, defaults, and user text that stays text."""
 
+from dataclasses import asdict
+
 import pytest
 
 from llmapi.backends.base import ChatMessage, GenerationOptions
@@ -146,3 +148,31 @@ def test_an_answer_is_never_longer_than_the_context_leaves():
 def test_when_an_answer_is_sampled(options, model, samples):
     resolved = SamplingDefaults(model=model).resolve(GenerationOptions(**options), 100)
     assert resolved.do_sample is samples
+
+
+def test_every_parameter_of_sampling_reaches_the_engine():
+    sent = {
+        "max_tokens": 9,
+        "temperature": 0.5,
+        "top_p": 0.6,
+        "top_k": 5,
+        "min_p": 0.1,
+        "repetition_penalty": 1.2,
+        "frequency_penalty": 0.1,
+        "presence_penalty": 0.2,
+        "logit_bias": ((5, -1.0),),
+        "do_sample": True,
+        "num_beams": 3,
+        "length_penalty": 2.0,
+        "early_stopping": True,
+        "seed": 7,
+        "stop": ("x",),
+        "stop_token_ids": (3,),
+        "min_tokens": 1,
+        "ignore_eos": True,
+        "logprobs": 4,
+    }
+    params = SamplingDefaults().resolve(GenerationOptions(**sent, echo=True), 100)
+    assert asdict(params) == {**sent, "prompt_logprobs": True}
+    of_the_request = {"n", "best_of", "echo"}
+    assert sent.keys() | of_the_request == GenerationOptions.__dataclass_fields__.keys()

@@ -2,6 +2,7 @@
 
 import codecs
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +75,10 @@ class Told:
 
 
 def drive(
-    engine: Engine, *requests: GenerateRequest | EmbedRequest, told: Told | None = None
+    engine: Engine,
+    *requests: GenerateRequest | EmbedRequest,
+    told: Told | None = None,
+    after_step: Callable[[], None] = lambda: None,
 ) -> Told:
     """Add the requests and step until nothing is left to do."""
     told = told or Told()
@@ -82,6 +86,7 @@ def drive(
         engine.add(request)
     while engine.has_work:
         told.hear(engine.step())
+        after_step()
     return told
 
 
@@ -101,12 +106,13 @@ def ask(
     user: str = "u",
     n: int = 1,
     best_of: int | None = None,
+    shared_tokens: int = 0,
     **params: Any,
 ) -> GenerateRequest:
     """Greedy unless told otherwise."""
     values = {"max_tokens": 16, "do_sample": False} | params
     sampling = SamplingParams(**values)
-    return GenerateRequest(request_id, user, (tuple(prompt),), sampling, n, best_of)
+    return GenerateRequest(request_id, user, (tuple(prompt),), sampling, n, best_of, shared_tokens)
 
 
 def embed(request_id: str, *inputs: list[int], user: str = "u") -> EmbedRequest:

@@ -46,11 +46,11 @@ def test_another_users_prompt_is_never_found(engine: Engine) -> None:
     assert told.finished["b", 0].cached_tokens == 0
 
 
-def test_what_the_operator_declared_shared_is_found_by_everyone(tiny_dir: Path) -> None:
-    system = some_prompt(7, 64)
-    engine = make_engine(tiny_dir, shared_prefixes=(tuple(system),))
-    drive(engine, ask("a", [*system, *some_prompt(1, 60)], user="alice"))
-    told = drive(engine, ask("b", [*system, *some_prompt(1, 60)], user="bob"))
+@pytest.mark.parametrize("how", [{}, {"num_beams": 3}, {"n": 2}])
+def test_shared_tokens_are_found_by_everyone(engine: Engine, how: dict[str, int]) -> None:
+    prompt = some_prompt(1, 124)
+    drive(engine, ask("a", prompt, user="alice", shared_tokens=70, **how))
+    told = drive(engine, ask("b", prompt, user="bob", shared_tokens=70, **how))
     assert told.finished["b", 0].cached_tokens == 64
 
 

@@ -50,6 +50,7 @@ def test_a_bad_flag_is_named(new_server, flags, named):
         ("LLMAPI_ONLY_CPU", "perhaps"),
         ("LLMAPI_BASE_MODLE", "somewhere"),
         ("LLMAPI_SHUTDOWN_TIMEOUT_S", "soon"),
+        ("LLMAPI_SHARED_SYSTEM_PROMPTS", "/nowhere/house.txt"),
         ("DATABASE_URL", "nonsense"),
         ("SECRET_KEY", "short"),
     ],

@@ -124,8 +124,11 @@ def load(cache_dir: Path, announce: Callable[[], None] = lambda: None) -> ctypes
 
 
 def opened(path: Path) -> ctypes.CDLL:
-    """A compiled decoder.c, its functions declared."""
-    return _declare(ctypes.CDLL(str(path)))
+    """A compiled decoder.c, its functions declared. Raises NativeUnavailable."""
+    try:
+        return _declare(ctypes.CDLL(str(path)))
+    except OSError as error:  # a directory where nothing may be executed, a damaged file
+        raise NativeUnavailable(f"what was compiled cannot be loaded ({error})") from error
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:

@@ -68,7 +68,7 @@ def settings_table() -> str:
 
 
 def default_of(name: str, default: Any) -> str:
-    if default is None:
+    if default is None or default == []:
         return ""
     if name == "var_dir":
         return "`var`"

@@ -24,12 +24,7 @@ def drive_checked(
     engine: Engine, *requests: GenerateRequest | EmbedRequest, told: Told | None = None
 ) -> Told:
     """`drive`, with a look at all books after each step, and at what is free at the end."""
-    told = told or Told()
-    for request in requests:
-        engine.add(request)
-    while engine.has_work:
-        told.hear(engine.step())
-        engine._scheduler.check()
+    told = drive(engine, *requests, told=told, after_step=engine._scheduler.check)
     assert engine.free_blocks == engine._scheduler.blocks.total
     assert not engine._searches
     assert not engine._scheduler._families
