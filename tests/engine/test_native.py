@@ -27,7 +27,7 @@ VARIANTS = {
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     if flags := VARIANTS[request.param]:
         target = tmp_path_factory.mktemp("native") / "variant.so"
-        library.compile_to(target, "gcc", (*library.FLAGS, *flags))
+        library.compile_to(target, ["gcc"], (*library.FLAGS, *flags))
         return library.opened(target)
     return library.load(tmp_path_factory.mktemp("native"))
 

@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -148,7 +149,10 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
 def _built(cache_dir: Path, announce: Callable[[], None]) -> Path:
     if platform.system() != "Linux":
         raise NativeUnavailable("it is built on Linux only")
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("cc")
+    compiler = (
+        shlex.split(os.environ.get("CC", ""))
+        or [found for name in ("gcc", "cc") if (found := shutil.which(name))][:1]
+    )
     if not compiler:
         raise NativeUnavailable("there is no C compiler (install gcc)")
     key = hashlib.sha256()
@@ -215,22 +219,22 @@ def _computes(library: ctypes.CDLL) -> bool:
     return all(float(most) < 0.02 * float(expected.abs().max()) for most in off)
 
 
-def compile_to(target: Path, compiler: str, flags: Sequence[str] = FLAGS) -> None:
+def compile_to(target: Path, compiler: Sequence[str], flags: Sequence[str] = FLAGS) -> None:
     """Raises NativeUnavailable (the compiler cannot be run, or refuses), OSError."""
     # Linked against torch's own OpenMP: two teams of threads would fight for the cores.
     runtimes = sorted(Path(torch.__file__).parent.glob("lib/libgomp*"))
     runtimes += sorted((Path(torch.__file__).parent.parent / "torch.libs").glob("libgomp*"))
     with tempfile.TemporaryDirectory(dir=target.parent) as directory:
         made = Path(directory) / target.name
-        command = [compiler, *flags, str(SOURCE), "-o", str(made), *map(str, runtimes[:1]), "-lm"]
+        command = [*compiler, *flags, str(SOURCE), "-o", str(made), *map(str, runtimes[:1]), "-lm"]
         try:
             done = subprocess.run(  # noqa: S603  # the operator's own compiler
                 command, capture_output=True, text=True, timeout=300, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise NativeUnavailable(f"{compiler} cannot be run ({error})") from error
+            raise NativeUnavailable(f"{compiler[0]} cannot be run ({error})") from error
         if done.returncode:
-            raise NativeUnavailable(f"{compiler} refused it: {done.stderr.strip()[-500:]}")
+            raise NativeUnavailable(f"{compiler[0]} refused it: {done.stderr.strip()[-500:]}")
         made.replace(target)
 
 
@@ -242,9 +246,9 @@ def _cpu() -> bytes:
     return platform.processor().encode()
 
 
-def _version(compiler: str) -> bytes:
+def _version(compiler: Sequence[str]) -> bytes:
     try:
-        command = [compiler, "--version"]
+        command = [*compiler, "--version"]
         return subprocess.run(command, capture_output=True, check=False).stdout  # noqa: S603
     except OSError as error:
-        raise NativeUnavailable(f"{compiler} cannot be started ({error})") from error
+        raise NativeUnavailable(f"{compiler[0]} cannot be started ({error})") from error
