@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, ClassVar
 
+from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings
@@ -82,6 +83,11 @@ class DoorConsumer(AsyncHttpConsumer):
         self.body.append(piece)
         if not message.get("more_body"):
             self.task = running.start(self.answer_or_error(b"".join(self.body)))
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        """Channels' own has another thread look for database connections to close, at every
+        message; those of this class are all on the database executor."""
+        await getattr(self, get_handler_name(message))(message)
 
     async def http_disconnect(self, message: dict[str, Any]) -> None:
         """The client left, or the answer is complete: daphne says the same of both."""
