@@ -1,4 +1,4 @@
-"""daphne, taught to end in an orderly way."""
+"""daphne, taught to end in an orderly way and to write streams at a low price."""
 
 import asyncio
 import logging
