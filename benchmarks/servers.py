@@ -60,6 +60,7 @@ class Running:
     """A started server."""
 
     server: Server
+    pid: int
     url: str
     environment: dict[str, str]
     settings: dict[str, str]
@@ -153,7 +154,9 @@ def started(server: Server, settings: Mapping[str, str]) -> Iterator[Running]:
                 start_new_session=True,
             )
         try:
-            running = Running(server, f"http://127.0.0.1:{port}", environment, all_settings)
+            running = Running(
+                server, process.pid, f"http://127.0.0.1:{port}", environment, all_settings
+            )
             wait_ready(running, process, log)
             running.key = running.new_key()
             yield running

@@ -20,7 +20,7 @@ from conversations import lockfile, tree
 from conversations.jsontext import JSONValue
 from conversations.models import Completion, CompletionContent, Conversation, ServerProcess
 from conversations.tree import ChoiceEnd, NewMessage
-from conversations.writing import write_transaction
+from conversations.writing import update_each, write_transaction
 
 __all__ = [
     "ChoiceEnd",
@@ -132,14 +132,12 @@ def completions_flush(partials: Mapping[int, tuple[tuple[str, ...], int]]) -> No
             .order_by("pk")  # One order for all who lock several.
             .values_list("pk", flat=True)
         )
-        contents, completions = [], []
+        outputs, tokens_so_far = {}, {}
         for pk in running:
-            texts, tokens = partials[pk]
-            output = _output(tuple(ChoiceEnd(i, text, None) for i, text in enumerate(texts)))
-            contents.append(CompletionContent(completion_id=pk, output=output))
-            completions.append(Completion(pk=pk, completion_tokens=tokens))
-        CompletionContent.objects.bulk_update(contents, ["output"])
-        Completion.objects.bulk_update(completions, ["completion_tokens"])
+            texts, tokens_so_far[pk] = partials[pk]
+            outputs[pk] = _output(tuple(ChoiceEnd(i, text, None) for i, text in enumerate(texts)))
+        update_each(CompletionContent, "output", outputs)
+        update_each(Completion, "completion_tokens", tokens_so_far)
 
 
 def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
@@ -161,6 +159,7 @@ def _locked_completions() -> QuerySet[Completion]:
 
 def _end(completion: Completion, end: CompletionEnd) -> None:
     now = timezone.now()
+    ended_before = completion.status != Completion.Status.RUNNING
     completion.status = end.status
     completion.finish_reason = (end.choices[0].finish_reason or "") if end.choices else ""
     completion.prompt_tokens = end.prompt_tokens
@@ -183,7 +182,7 @@ def _end(completion: Completion, end: CompletionEnd) -> None:
     )
     output = _output(end.choices)
     if completion.head is not None:
-        tree.put_answers(completion, end.choices, now)
+        tree.put_answers(completion, end.choices, now, ended_before=ended_before)
         output = []
     CompletionContent.objects.filter(completion=completion).update(output=output)
     if completion.conversation_id is not None:

@@ -99,16 +99,19 @@ def place_input(
     return Place(conversation_pk, created[-1].pk)
 
 
-def put_answers(completion: Completion, choices: Sequence[ChoiceEnd], now: datetime) -> None:
+def put_answers(
+    completion: Completion, choices: Sequence[ChoiceEnd], now: datetime, *, ended_before: bool
+) -> None:
     """One assistant message per choice below the completion's head; a choice that already has one
-    (of an earlier end of the same completion) gets its text. The completion is locked.
+    (if the same completion `ended_before`) gets its text. The completion is locked.
 
     An empty text is an answer only if the completion came to its end.
     """
     head = completion.head
     if head is None:
         raise ValueError("a completion without a head has no place in a tree")
-    stored = {message.choice_index: message for message in completion.outputs.all()}
+    outputs = completion.outputs.all() if ended_before else ()
+    stored = {message.choice_index: message for message in outputs}
     created = []
     for choice in choices:
         message = stored.get(choice.index)

@@ -7,7 +7,7 @@ means committed: `run_completion` and `run_embedding` return only after the row 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,15 +106,16 @@ class Outcome:
                 choice.tokens = event.completion_tokens + event.discarded_tokens
                 choice.cached_tokens = event.cached_tokens
 
-    async def collect(self, event: Answer) -> None:
+    async def collect(self, events: Sequence[Answer]) -> None:
         """What an answer needs besides that goes out whole. (A stream keeps none: of a long answer
         these are hundreds of megabytes.)"""
-        choice = self.choices[event.index]
-        match event:
-            case PromptLogprobs():
-                choice.prompt_logprobs = event.logprobs
-            case TextDelta():
-                choice.logprobs += event.logprobs
+        for event in events:
+            choice = self.choices[event.index]
+            match event:
+                case PromptLogprobs():
+                    choice.prompt_logprobs = event.logprobs
+                case TextDelta():
+                    choice.logprobs += event.logprobs
 
     @property
     def elapsed_ms(self) -> int:
@@ -202,18 +203,21 @@ async def admit(
     )
 
 
-async def run_completion(outcome: Outcome, on_event: Callable[[Answer], Awaitable[None]]) -> None:
-    """Generate, hand every event to `on_event`, and write the end, however it comes.
+async def run_completion(
+    outcome: Outcome, on_events: Callable[[Sequence[Answer]], Awaitable[None]]
+) -> None:
+    """Generate, hand all events to `on_events` as they come, and write the end, however it comes.
 
     Raises what ended it early (ApiError, CancelledError) after that was written.
     """
     end = outcome.end(Status.FAILED)
     flusher.add(outcome.completion_pk, outcome)
     try:
-        async with aclosing(models.stream(outcome.prepared)) as events:
-            async for event in events:
-                outcome.add(event)
-                await on_event(event)
+        async with aclosing(models.stream(outcome.prepared)) as stream:
+            async for events in stream:
+                for event in events:
+                    outcome.add(event)
+                await on_events(events)
         end = outcome.end(Status.COMPLETED)
     except BaseException as error:
         end = outcome.end(status_after(error), sentence_about(error))

@@ -7,9 +7,11 @@ it reads the next message, and so would not hear a client leave; here the work i
 import asyncio
 import logging
 import time
+from collections.abc import Sequence
 from io import BytesIO
 from typing import Any, ClassVar
 
+from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings
@@ -81,6 +83,11 @@ class DoorConsumer(AsyncHttpConsumer):
         self.body.append(piece)
         if not message.get("more_body"):
             self.task = running.start(self.answer_or_error(b"".join(self.body)))
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        """Channels' own has another thread look for database connections to close, at every
+        message; those of this class are all on the database executor."""
+        await getattr(self, get_handler_name(message))(message)
 
     async def http_disconnect(self, message: dict[str, Any]) -> None:
         """The client left, or the answer is complete: daphne says the same of both."""
@@ -187,24 +194,29 @@ class GenerationConsumer(DoorConsumer):
         finishes: list[dict[str, Any]] = []
         usage = {"usage": None} if include_usage else {}
 
-        async def on_event(event: Answer) -> None:
-            if isinstance(event, Finish):
-                # Held back until the row says so too.
-                finishes.append(self.finish_chunk(outcome, event) | usage)
-            else:
-                for chunk in self.delta_chunks(outcome, event):
-                    await self.send_event(sse.event(chunk | usage))
+        async def on_events(events: Sequence[Answer]) -> None:
+            """What waits together goes out together."""
+            ready: list[bytes] = []
+            for event in events:
+                if isinstance(event, Finish):
+                    # Held back until the row says so too.
+                    finishes.append(self.finish_chunk(outcome, event) | usage)
+                else:
+                    chunks = self.delta_chunks(outcome, event)
+                    ready += [sse.event(chunk | usage) for chunk in chunks]
+            if ready:
+                await self.send_events(b"".join(ready))
 
         try:
-            await run_completion(outcome, on_event)
+            await run_completion(outcome, on_events)
         finally:
             keep_alive.cancel()
         last = [sse.event(chunk) for chunk in finishes]
         if include_usage:
             last.append(sse.event(payloads.usage_chunk(outcome, self.chunk_kind)))
-        await self.send_event(b"".join(last) + sse.DONE, more_body=False)
+        await self.send_events(b"".join(last) + sse.DONE, more_body=False)
 
-    async def send_event(self, data: bytes, *, more_body: bool = True) -> None:
+    async def send_events(self, data: bytes, *, more_body: bool = True) -> None:
         self.last_sent = time.monotonic()
         if not self.headers_sent:
             self.headers_sent = True
@@ -221,7 +233,7 @@ class GenerationConsumer(DoorConsumer):
         while True:
             await asyncio.sleep(self.last_sent + KEEP_ALIVE_S - time.monotonic())
             if time.monotonic() - self.last_sent >= KEEP_ALIVE_S:
-                await self.send_event(sse.KEEP_ALIVE)
+                await self.send_events(sse.KEEP_ALIVE)
 
     chunk_kind: ClassVar[str]
 

@@ -1,4 +1,4 @@
-"""daphne, taught to end in an orderly way."""
+"""daphne, taught to end in an orderly way and to write streams at a low price."""
 
 import asyncio
 import logging
@@ -7,7 +7,7 @@ import socket
 from typing import Any
 
 from daphne.server import Server
-from twisted.internet import defer
+from twisted.internet import defer, tcp
 
 from llmapi.running import running
 
@@ -33,6 +33,10 @@ class DoorServer(Server):
             **kwargs,
         )
         self.shutdown_timeout_s = shutdown_timeout_s
+
+    def listen_success(self, port: Any) -> None:
+        super().listen_success(port)
+        port.transport = PromptTransport
 
     def kill_all_applications(self) -> defer.Deferred[Any]:
         """Twisted waits for what this returns before it closes connections."""
@@ -60,6 +64,31 @@ class DoorServer(Server):
         for application in left:
             application.cancel()
         await asyncio.sleep(0.05)  # let the last bytes leave the buffers
+
+
+class PromptTransport(tcp.Server):
+    """A connection that is written to when the event loop comes round, without asking before.
+
+    Twisted has the kernel tell it first that it may write: for each token of each stream the
+    connection is put on epoll's list, reported and taken off again, which costs more than the write
+    itself. Nearly always it may. A connection whose client reads too slowly is left to the reactor,
+    which is asked as soon as a write was not taken as a whole.
+    """
+
+    _is_due = False
+
+    def startWriting(self) -> None:  # noqa: N802 (Twisted's name)
+        if self.dataBuffer:  # of an earlier write: the reactor has this connection on its list
+            super().startWriting()
+        elif not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._write)
+
+    def _write(self) -> None:
+        """Send what was written since; whatever has to happen besides is the reactor's."""
+        self._is_due = False
+        if self.connected and (self.doWrite() is not None or self.dataBuffer):
+            super().startWriting()
 
 
 def bind(host: str, port: int) -> socket.socket:

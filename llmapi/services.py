@@ -1,6 +1,6 @@
 """`ModelService`: which models are served, and by which backend."""
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from llmapi.backends.base import Backend, ModelCard, Prepared
 from llmapi.engine.messages import Answer
@@ -70,8 +70,9 @@ class ModelService:
             f"The model '{model[:100]}' is not served here. Served: {served}.", param="model"
         )
 
-    def stream(self, prepared: Prepared) -> AsyncGenerator[Answer]:
-        """The answer as it comes; closing the iterator aborts what is left."""
+    def stream(self, prepared: Prepared) -> AsyncGenerator[Sequence[Answer]]:
+        """The answer as it comes: each time all that has come since. Closing the iterator aborts
+        what is left."""
         return self.backend(prepared.model).stream(prepared)
 
     async def embed(self, prepared: Prepared) -> list[bytes]:

@@ -6,7 +6,7 @@ that.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,8 +169,9 @@ class Backend(ABC):
         """Template, tokens, defaults. Raises ApiError (context too long, template refused)."""
 
     @abstractmethod
-    def stream(self, prepared: Prepared) -> AsyncGenerator[Answer]:
-        """The answer as it comes. Closing the iterator aborts what is left of it."""
+    def stream(self, prepared: Prepared) -> AsyncGenerator[Sequence[Answer]]:
+        """The answer as it comes: each time all that has come since, which is never nothing.
+        Closing the iterator aborts what is left of it."""
 
     @abstractmethod
     async def embed(self, prepared: Prepared) -> list[bytes]:

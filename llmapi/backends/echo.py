@@ -7,7 +7,7 @@ import asyncio
 import re
 import struct
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from llmapi.backends.base import (
     Backend,
@@ -93,7 +93,7 @@ class EchoBackend(Backend):
         echo = tuple(str(text) for text in texts) if wants_echo else ()
         return Prepared(self._card.id, work, tokens, {}, echo)
 
-    async def stream(self, prepared: Prepared) -> AsyncGenerator[Answer]:
+    async def stream(self, prepared: Prepared) -> AsyncGenerator[Sequence[Answer]]:
         work = prepared.work
         assert isinstance(work, GenerateRequest)
         for index in range(prepared.choices):
@@ -101,9 +101,9 @@ class EchoBackend(Backend):
             said = words[: work.params.max_tokens]
             for word in said:
                 await asyncio.sleep(self.delay_s)
-                yield TextDelta(work.request_id, index, word, 1)
+                yield [TextDelta(work.request_id, index, word, 1)]
             reason = FinishReason.STOP if len(said) == len(words) else FinishReason.LENGTH
-            yield Finish(work.request_id, index, reason, len(words), len(said))
+            yield [Finish(work.request_id, index, reason, len(words), len(said))]
 
     async def embed(self, prepared: Prepared) -> list[bytes]:
         assert isinstance(prepared.work, EmbedRequest)

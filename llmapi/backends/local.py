@@ -1,11 +1,10 @@
 """The engine of this machine as a backend: prompts in, text deltas out."""
 
-import asyncio
 import threading
 import time
 from collections import defaultdict
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llmapi.backends.base import (
@@ -16,6 +15,7 @@ from llmapi.backends.base import (
     Request,
 )
 from llmapi.backends.link import EngineLink, Launch, launch_process
+from llmapi.backends.mailbox import Mailbox
 from llmapi.backends.preparation import Preparation
 from llmapi.backends.prompt import PromptEncoder
 from llmapi.backends.sampling import SamplingDefaults
@@ -23,7 +23,6 @@ from llmapi.engine.config import EngineConfig
 from llmapi.engine.messages import (
     Abort,
     Answer,
-    Embedding,
     EmbedRequest,
     Event,
     Finish,
@@ -32,21 +31,10 @@ from llmapi.engine.messages import (
     LoadProgress,
     ModelInfo,
     Outbound,
-    PromptLogprobs,
     Ready,
-    RequestFailed,
     StepOutput,
-    TextDelta,
 )
-from llmapi.errors import ApiError, EngineLost, GenerationFailed, ServerUnavailable
-
-
-@dataclass(frozen=True, slots=True)
-class Mailbox:
-    """Where one running request's events go: a queue, and the loop that reads it."""
-
-    loop: asyncio.AbstractEventLoop
-    queue: "asyncio.Queue[Event | ApiError]"
+from llmapi.errors import EngineLost, ServerUnavailable
 
 
 class LocalBackend(Backend):
@@ -119,24 +107,21 @@ class LocalBackend(Backend):
             raise ServerUnavailable(self.unavailable or "The model is not ready.")
         return preparation.prepare(request, request_id, user)
 
-    async def stream(self, prepared: Prepared) -> AsyncGenerator[Answer]:
+    async def stream(self, prepared: Prepared) -> AsyncGenerator[Sequence[Answer]]:
         assert isinstance(prepared.work, GenerateRequest)
-        async with _Exchange(self, prepared.work) as exchange:
+        async with _Exchange(self, prepared.work) as mailbox:
             open_choices = prepared.choices
             while open_choices:
-                event = await exchange.next()
-                assert isinstance(event, TextDelta | PromptLogprobs | Finish)
-                open_choices -= isinstance(event, Finish)
-                yield event
+                answers: list[Answer] = await mailbox.take()
+                open_choices -= sum(isinstance(answer, Finish) for answer in answers)
+                yield answers
 
     async def embed(self, prepared: Prepared) -> list[bytes]:
         assert isinstance(prepared.work, EmbedRequest)
         vectors: dict[int, bytes] = {}
-        async with _Exchange(self, prepared.work) as exchange:
+        async with _Exchange(self, prepared.work) as mailbox:
             while len(vectors) < len(prepared.work.inputs):
-                event = await exchange.next()
-                assert isinstance(event, Embedding)
-                vectors[event.index] = event.vector
+                vectors |= {event.index: event.vector for event in await mailbox.take()}
         return [vectors[index] for index in range(len(vectors))]
 
     # ---- the link's thread ----------------------------------------------------------------------
@@ -199,7 +184,7 @@ class LocalBackend(Backend):
             self._settled.set()
         error = EngineLost("The engine stopped while it worked on this request. Please try again.")
         for mailbox in list(self._mailboxes.values()):
-            mailbox.loop.call_soon_threadsafe(mailbox.queue.put_nowait, error)
+            mailbox.loop.call_soon_threadsafe(mailbox.fail, error)
 
     def _post(self, events: tuple[Event, ...]) -> None:
         """One wake-up of the event loop for all events of a step."""
@@ -214,7 +199,7 @@ class LocalBackend(Backend):
 
 def put_all(posts: list[tuple[Mailbox, Event]]) -> None:
     for mailbox, event in posts:
-        mailbox.queue.put_nowait(event)
+        mailbox.put(event)
 
 
 class _Exchange:
@@ -224,25 +209,16 @@ class _Exchange:
     def __init__(self, backend: LocalBackend, work: GenerateRequest | EmbedRequest) -> None:
         self.backend = backend
         self.work = work
-        self.mailbox = Mailbox(asyncio.get_running_loop(), asyncio.Queue())
+        self.mailbox = Mailbox()
 
-    async def __aenter__(self) -> "_Exchange":
+    async def __aenter__(self) -> Mailbox:
         self.backend._mailboxes[self.work.request_id] = self.mailbox
         if not self.backend.link.send(self.work):
             del self.backend._mailboxes[self.work.request_id]
             raise ServerUnavailable(self.backend.unavailable or "The engine is not running.")
-        return self
+        return self.mailbox
 
     async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
         del self.backend._mailboxes[self.work.request_id]
         if exc_type is not None:
             self.backend.link.send(Abort(self.work.request_id))
-
-    async def next(self) -> Event:
-        event = await self.mailbox.queue.get()
-        match event:
-            case ApiError():
-                raise event
-            case RequestFailed():
-                raise GenerationFailed(event.message)
-        return event

@@ -116,12 +116,17 @@ class KVCache:
             pool.index_copy_(0, targets, pool.index_select(0, sources))
 
     def is_finite(self, blocks: list[int]) -> bool:
-        """Whether these blocks hold numbers and nothing else."""
+        """Whether these blocks hold numbers and nothing else: a NaN or an infinity is in their sum
+        too. (So is an overflow of huge numbers; such blocks pass for broken.)"""
         rows = self._rows_of(blocks)
-        pools = (*self._keys, *self._values)
-        return bool(
-            torch.stack([pool.index_select(0, rows).isfinite().all() for pool in pools]).all()
-        )
+        sums = []
+        for pools in (self._keys, self._values):
+            # One for all layers: fresh memory costs several times as much as the look at it.
+            held = pools[0].new_empty(len(rows), pools[0].shape[1])
+            for pool in pools:
+                torch.index_select(pool, 0, rows, out=held)
+                sums.append(held.sum(dtype=torch.float32))
+        return bool(torch.stack(sums).isfinite().all())
 
     def _rows_of(self, blocks: list[int]) -> Tensor:
         return self.block_rows(torch.tensor(blocks, dtype=torch.long))

@@ -60,10 +60,10 @@ class Sampler:
 def _draw(logits: Tensor, sequences: list[Sequence]) -> list[int]:
     greedy = [row for row, sequence in enumerate(sequences) if _is_greedy(_params(sequence))]
     if len(greedy) == len(sequences):
-        return [int(token) for token in logits.argmax(-1).tolist()]
+        return [int(token) for token in _best(logits).tolist()]
     tokens = torch.empty(len(sequences), dtype=torch.long, device=logits.device)
     if greedy:
-        tokens[greedy] = logits[greedy].argmax(-1)
+        tokens[greedy] = _best(logits[greedy])
     random = [row for row, sequence in enumerate(sequences) if not _is_greedy(_params(sequence))]
     params = [_params(sequences[row]) for row in random]
     uniforms = [uniform(sequences[row].seed, sequences[row].drawn) for row in random]
@@ -78,6 +78,13 @@ def _draw(logits: Tensor, sequences: list[Sequence]) -> list[int]:
         scores.softmax(-1), torch.tensor(uniforms, dtype=torch.float64, device=logits.device)
     )
     return [int(token) for token in tokens.tolist()]
+
+
+def _best(logits: Tensor) -> Tensor:
+    """The most probable token of each row; of equal ones the first."""
+    if logits.device.type != "cpu":
+        return logits.argmax(-1)
+    return torch.from_numpy(logits.numpy().argmax(-1))  # torch's takes ten times as long
 
 
 def _is_greedy(params: SamplingParams) -> bool:

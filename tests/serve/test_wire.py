@@ -151,6 +151,31 @@ def read_pipelined(sock: socket.socket, count: int) -> list[tuple[int, bytes]]:
         return [read_answer(Shared(file)) for _ in range(count)]
 
 
+def test_a_client_that_reads_late_gets_every_event(server, key, history):
+    # More than the kernel takes: most of it waits in the server until the client reads.
+    body = chat(700, stream=True, n=8, logprobs=True, top_logprobs=20)
+    before = len(history.read().completions)
+    with closing(socket.socket()) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        address = urlsplit(server.url)
+        sock.settimeout(30)
+        sock.connect((address.hostname, address.port))
+        sock.sendall(request_bytes(server.url, CHAT, key, as_bytes(body)))
+        until(lambda: ended(history.read().completions[before:]), "the row ends")
+        assert post(server.url, key, CHAT, chat(1)).status_code == 200
+        status, answer = read_answer(sock)
+    assert status == 200
+    assert len(answer) > 5_000_000
+    assert answer.endswith(b"data: [DONE]\n\n")
+    events = [json.loads(event[6:]) for event in answer.split(b"\n\n")[:-2]]
+    told = [event["choices"][0]["logprobs"] for event in events]
+    assert sum(len(logprobs["content"]) for logprobs in told if logprobs) == 8 * 700
+
+
+def ended(completions) -> bool:
+    return bool(completions) and all(row.status == "completed" for row in completions)
+
+
 def test_a_client_that_breaks_off_in_mid_stream_is_kept_as_cancelled(server, key, history):
     body = as_bytes(chat(16000, "Cut me", stream=True))
     with closing(connect(server.url)) as sock:
