@@ -49,7 +49,7 @@
 #define STEP 2
 #endif
 #define TILE (LANES == 16 ? 12 : 6) /* rows whose sums stay in registers */
-#define TILES_AT_ONCE 8
+#define TILES_AT_ONCE 8 /* at most: their inputs stay in the second-level cache */
 #define VECTORS (PANEL / LANES)
 #define QUERIES 6       /* whose sums, of WIDE numbers each, stay in registers */
 #define WIDE (2 * LANES)
@@ -317,7 +317,7 @@ static void product(Tile tile, const Linear *w, int64_t panel, const Inputs *x, 
 
 INLINE int64_t panels(int64_t out) { return (out + PANEL - 1) / PANEL; }
 
-typedef struct { /* a piece of a product: one panel, some of the tiles */
+typedef struct { /* a piece of a product: one panel, and a number of tiles */
     int64_t panel, tile, end;
 } Part;
 
@@ -326,8 +326,8 @@ INLINE int64_t parts_of(int64_t panels, int64_t rows) {
 }
 
 INLINE Part part_at(int64_t number, int64_t panels, int64_t rows) {
-    int64_t tile = number / panels * TILES_AT_ONCE, end = tile + TILES_AT_ONCE;
-    return (Part){number % panels, tile, end < tiles_of(rows) ? end : tiles_of(rows)};
+    int64_t tiles = tiles_of(rows), blocks = parts_of(panels, rows) / panels, block = number / panels;
+    return (Part){number % panels, tiles * block / blocks, tiles * (block + 1) / blocks};
 }
 
 enum { PUT, ADD };
