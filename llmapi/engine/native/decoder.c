@@ -6,7 +6,7 @@
    in the batch, so an answer is the same, bit for bit, alone and in company.
 
    Weights are packed in panels of PANEL output features, so that a panel's numbers for one input
-   feature are one or two vector registers and no sum ever runs across a register:
+   feature are two vector registers and no sum ever runs across a register:
 
      float32, bfloat16   [panel][in][PANEL]
      int8                [panel][in / STEP][PANEL][STEP], and a bfloat16 scale for each GROUP inputs
@@ -30,7 +30,6 @@
 #include <immintrin.h>
 #endif
 
-#define PANEL 16
 #define BLOCK 16
 #define GROUP 32
 #define SPAN 128 /* positions whose scores are held at once */
@@ -48,11 +47,11 @@
 #elif !defined(STEP)
 #define STEP 2
 #endif
-#define TILE (LANES == 16 ? 12 : 6) /* rows whose sums stay in registers */
-#define TILES_AT_ONCE 8 /* at most: their inputs stay in the second-level cache */
-#define VECTORS (PANEL / LANES)
-#define QUERIES 6       /* whose sums, of WIDE numbers each, stay in registers */
-#define WIDE (2 * LANES)
+#define VECTORS 2
+#define PANEL (VECTORS * LANES)
+#define TILE (LANES == 16 ? 8 : 6) /* rows whose sums stay in registers */
+#define TILES_AT_ONCE 12           /* at most: their inputs stay in the second-level cache */
+#define QUERIES 6                  /* whose sums, of PANEL numbers each, stay in registers */
 #if STEP == 4
 typedef int8_t code; /* a quantised activation */
 #else
@@ -310,7 +309,7 @@ static void product(Tile tile, const Linear *w, int64_t panel, const Inputs *x, 
 #define CASE(n) case n: multiply(n, w, panel, x, tile.first, out); break;
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
 #if LANES == 16
-        CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12)
+        CASE(7) CASE(8)
 #endif
     }
 }
@@ -497,47 +496,47 @@ typedef struct {
     float scores[SPAN];
 } Query;
 
-typedef struct { /* where the keys and values of WIDE positions are, in numbers, and the next keys */
-    int64_t at[WIDE / BLOCK], next[WIDE / BLOCK];
+typedef struct { /* where the keys and values of PANEL positions are, in numbers, and the next keys */
+    int64_t at[PANEL / BLOCK], next[PANEL / BLOCK];
 } Places;
 
 INLINE void fetch(const void *from, int64_t at, const int narrow) {
     __builtin_prefetch((const char *)from + at * (narrow ? 2 : 4));
 }
 
-/* Scores of the WIDE positions from `from` on. The memory that will be wanted next is called for:
+/* Scores of the PANEL positions from `from` on. The memory that will be wanted next is called for:
    it lies in blocks that are too small for the processor to guess the following one. */
 INLINE void score(const int n, const int narrow, Query *q, const Layer *layer, const Places *places,
                   int64_t dim, int64_t from) {
-    vec sums[QUERIES][2] = {0};
+    vec sums[QUERIES][VECTORS] = {0};
     EACH(k, dim) {
-        vec key[2];
-        UNROLL EACH(b, WIDE / BLOCK) if (!narrow || k % 2) {
+        vec key[VECTORS];
+        UNROLL EACH(b, PANEL / BLOCK) if (!narrow || k % 2) {
             fetch(layer->values, places->at[b] + k * BLOCK, narrow);
             fetch(layer->keys, places->next[b] + k * BLOCK, narrow);
         }
-        UNROLL EACH(v, 2) {
+        UNROLL EACH(v, VECTORS) {
             int64_t at = places->at[v * LANES / BLOCK] + k * BLOCK + v * LANES % BLOCK;
             key[v] = read(layer->keys, at, narrow);
         }
-        UNROLL EACH(r, n) UNROLL EACH(v, 2) sums[r][v] += q[r].query[k] * key[v];
+        UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) sums[r][v] += q[r].query[k] * key[v];
     }
-    UNROLL EACH(r, n) UNROLL EACH(v, 2) store(q[r].scores + from + v * LANES, sums[r][v]);
+    UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) store(q[r].scores + from + v * LANES, sums[r][v]);
 }
 
 /* Values of `count` positions from `from` on, weighed by their scores and added to `out`. */
 INLINE void gather(const int n, const int narrow, Query *q, const void *values, int64_t at,
                    int64_t dim, int64_t from, int64_t count) {
     int64_t k = 0;
-    for (; k + WIDE <= dim; k += WIDE) {
-        vec sums[QUERIES][2];
-        UNROLL EACH(r, n) UNROLL EACH(v, 2) sums[r][v] = load(q[r].out + k + v * LANES);
+    for (; k + PANEL <= dim; k += PANEL) {
+        vec sums[QUERIES][VECTORS];
+        UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) sums[r][v] = load(q[r].out + k + v * LANES);
         EACH(p, count) {
-            vec value[2];
-            UNROLL EACH(v, 2) value[v] = read(values, at + p * dim + k + v * LANES, narrow);
-            UNROLL EACH(r, n) UNROLL EACH(v, 2) sums[r][v] += q[r].scores[from + p] * value[v];
+            vec value[VECTORS];
+            UNROLL EACH(v, VECTORS) value[v] = read(values, at + p * dim + k + v * LANES, narrow);
+            UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) sums[r][v] += q[r].scores[from + p] * value[v];
         }
-        UNROLL EACH(r, n) UNROLL EACH(v, 2) store(q[r].out + k + v * LANES, sums[r][v]);
+        UNROLL EACH(r, n) UNROLL EACH(v, VECTORS) store(q[r].out + k + v * LANES, sums[r][v]);
     }
     for (; k < dim; k++) EACH(p, count) {
         float value = narrow ? widen_one((const uint16_t *)values + at + p * dim + k)
@@ -591,9 +590,9 @@ INLINE int64_t block_at(const Decoder *d, const Step *step, const Piece *piece, 
 INLINE Places places_at(const Decoder *d, const Step *step, const Piece *piece, int64_t kv,
                         int64_t position) {
     Places places;
-    EACH(b, WIDE / BLOCK) {
+    EACH(b, PANEL / BLOCK) {
         places.at[b] = block_at(d, step, piece, kv, position + b * BLOCK);
-        places.next[b] = block_at(d, step, piece, kv, position + WIDE + b * BLOCK);
+        places.next[b] = block_at(d, step, piece, kv, position + PANEL + b * BLOCK);
     }
     return places;
 }
@@ -622,7 +621,7 @@ INLINE void attend_piece(const int narrow, const Decoder *d, const Layer *layer,
         int64_t span = end - begin < SPAN ? end - begin : SPAN;
         for (int64_t i = 0; i < count; i += QUERIES) {
             int64_t n = count - i < QUERIES ? count - i : QUERIES;
-            for (int64_t at = 0; at < span; at += WIDE) {
+            for (int64_t at = 0; at < span; at += PANEL) {
                 Places places = places_at(d, step, piece, kv, begin + at);
 #define SCORE(n) score(n, narrow, q + i, layer, &places, dim, at)
                 BY_ROWS(SCORE)
@@ -698,6 +697,8 @@ void decoder_linear(const Linear *w, const float *x, int64_t rows, int64_t width
 }
 
 /* ---- packing ---------------------------------------------------------------------------------- */
+
+int64_t decoder_panel(void) { return PANEL; }
 
 static uint16_t bfloat16_above(float x) { /* the smallest bfloat16 that is not below x >= 0 */
     union { float f; uint32_t i; } bits = {x};

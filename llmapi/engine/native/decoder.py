@@ -11,7 +11,7 @@ from torch import Tensor
 from llmapi.engine.cache import CacheShape, KVCache
 from llmapi.engine.decoder import rotations, window_of
 from llmapi.engine.native import library
-from llmapi.engine.native.library import BLOCK, GROUP, KINDS, MAX_QUERIES, PANEL
+from llmapi.engine.native.library import BLOCK, GROUP, KINDS, MAX_QUERIES
 from llmapi.engine.scheduler import Chunk
 
 TOLERANCES = {"float32": 2e-3, "bfloat16": 1e-1, "int8": 2e-1}
@@ -45,6 +45,7 @@ class NativeDecoder:
         `library.load`'s. Raises NativeUnavailable.
         """
         self._library = built
+        self._panel = int(built.decoder_panel())
         self._kind = KINDS[weights]
         self.name = f"native decoder, {weights} weights"
         self.tolerance = TOLERANCES[weights]
@@ -176,11 +177,12 @@ class NativeDecoder:
         width = modules[0].weight.shape[1]
         heights = [module.weight.shape[0] for module in modules]
         inputs = -(-width // GROUP) * GROUP
+        panel = self._panel
         if in_turn:
-            panels = sum(-(-height // PANEL) for height in heights)
+            panels = sum(-(-height // panel) for height in heights)
         else:
-            panels = -(-sum(heights) // PANEL)
-        size = panels * PANEL * inputs
+            panels = -(-sum(heights) // panel)
+        size = panels * panel * inputs
         dtype = (torch.float32, torch.bfloat16, torch.int8)[self._kind]
         scales = None
         packed = torch.empty(size, dtype=dtype)
@@ -191,9 +193,9 @@ class NativeDecoder:
         linear = library.Linear(
             weights=packed.data_ptr(),
             scales=None if scales is None else scales.data_ptr(),
-            bias=self._keep(_bias(modules, in_turn=in_turn)),
+            bias=self._keep(_bias(modules, panel if in_turn else None)),
             inputs=inputs,
-            outputs=panels * PANEL if in_turn else sum(heights),
+            outputs=panels * panel if in_turn else sum(heights),
             kind=self._kind,
         )
         for number, rows in enumerate(_matrices(modules, in_turn=in_turn)):
@@ -229,15 +231,15 @@ def _matrices(modules: list[Any], *, in_turn: bool) -> Iterator[Tensor]:
     yield from weights if in_turn or len(weights) == 1 else [torch.cat(weights)]
 
 
-def _bias(modules: list[Any], *, in_turn: bool) -> Tensor | None:
-    """As the outputs lie; padded to whole panels where modules take turns."""
+def _bias(modules: list[Any], panel: int | None) -> Tensor | None:
+    """As the outputs lie; `panel`: padded to whole panels of so many, which take turns."""
     if all(module.bias is None for module in modules):
         return None
     parts = [
         torch.zeros(m.weight.shape[0]) if m.bias is None else m.bias.detach().float()
         for m in modules
     ]
-    if not in_turn:
+    if panel is None:
         return torch.cat(parts)
-    padded = [torch.nn.functional.pad(p, (0, -len(p) % PANEL)).view(-1, PANEL) for p in parts]
+    padded = [torch.nn.functional.pad(p, (0, -len(p) % panel)).view(-1, panel) for p in parts]
     return torch.stack(padded, dim=1).flatten()

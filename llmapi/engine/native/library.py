@@ -21,7 +21,7 @@ FLAGS = (
     *("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"),
     *("-fPIC", "-shared", "-std=gnu11", "-Wno-psabi"),
 )
-PANEL, BLOCK, GROUP, MAX_QUERIES = 16, 16, 32, 32
+BLOCK, GROUP, MAX_QUERIES = 16, 32, 32
 KINDS = {"float32": 0, "bfloat16": 1, "int8": 2}
 """As in decoder.c."""
 
@@ -143,6 +143,7 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
         POINTER(Linear), c_void_p, c_int64, c_int64, c_int64, c_int64
     ]  # fmt: skip
     library.decoder_pack.restype = None
+    library.decoder_panel.restype = c_int64
     return library
 
 
@@ -190,7 +191,8 @@ def product(library: ctypes.CDLL, kind: str, x: Tensor, weight: Tensor) -> Tenso
     """x W^T for x `[rows, width]` and W `[outputs, width]`, by itself: for trying a library out."""
     (rows, width), outputs = x.shape, weight.shape[0]
     padded = -(-width // GROUP) * GROUP
-    size = -(-outputs // PANEL) * PANEL * padded
+    panel = library.decoder_panel()
+    size = -(-outputs // panel) * panel * padded
     packed = torch.empty(size, dtype=getattr(torch, kind))
     scales = torch.empty(size // GROUP, dtype=torch.bfloat16)
     linear = Linear(
