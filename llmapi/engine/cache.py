@@ -1,9 +1,10 @@
 """The key/value cache: one pool of blocks per layer, shared by all sequences."""
 
+import mmap
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
-import numpy
 import torch
 from torch import Tensor
 
@@ -133,8 +134,19 @@ class KVCache:
 
 
 def zeros(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Like torch.zeros, which would write to every page at once; numpy's asks for zeroed pages."""
+    """Like torch.zeros, which would write to every page at once: the system zeroes these when they
+    are first touched.
+
+    Small pages, for a new block is in every pool: with huge ones (numpy asks for them) a step that
+    comes to the next one in each waits half a second.
+    """
     if device.type != "cpu":
         return torch.zeros(size, dtype=dtype, device=device)
-    count = size[0] * size[1] * dtype.itemsize
-    return torch.from_numpy(numpy.zeros(count, dtype=numpy.uint8)).view(dtype).view(size)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    try:
+        memory = mmap.mmap(-1, size[0] * size[1] * dtype.itemsize, flags=flags)
+    except OSError as error:
+        raise MemoryError(str(error)) from error
+    with suppress(AttributeError, OSError):  # not everywhere is there such advice
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(size)
