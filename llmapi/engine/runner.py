@@ -58,7 +58,8 @@ class Runner:
         return self._cache
 
     def allocate_cache(self, blocks: int, block_size: int) -> None:
-        """Make room for `blocks` usable blocks. Raises torch's out-of-memory error."""
+        """Make room for `blocks` usable blocks. Raises torch's out-of-memory error, or
+        MemoryError on a CPU."""
         self._cache = KVCache(self.shape, blocks=blocks, block_size=block_size, device=self.device)
         self.network.use(self._cache)
 
