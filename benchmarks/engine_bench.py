@@ -21,7 +21,7 @@ from typing import Any
 # As the server starts its engine process (llmapi/backends/link.py); libgomp reads it when torch is
 # loaded.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "300000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 from transformers import AutoTokenizer
 

@@ -36,12 +36,11 @@ Launch = Callable[[Connection, EngineConfig], EngineHandle]
 
 def launch_process(theirs: Connection, config: EngineConfig) -> EngineHandle:
     """The engine as a child process: its own GIL, and its crash is not ours."""
-    # OpenMP's threads wait for each other hundreds of times a token, and spin for long before they
-    # sleep. As soon as anything else wants a core, they spin away the time of the very thread that
-    # they wait for; not to spin at all costs a third of the speed. docs/benchmarks.md has
-    # figures. libgomp reads it when the child starts.
+    # Between two steps OpenMP's threads spin before they sleep, long by default, on the cores that
+    # the web process needs at that very moment. docs/benchmarks.md has figures. libgomp reads it
+    # when the child starts.
     if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", "300000")
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     process = multiprocessing.get_context("spawn").Process(
         target=engine_process, args=(theirs, config), name="llmapi-engine"
     )

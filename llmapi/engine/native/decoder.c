@@ -1,8 +1,8 @@
 /* The LLaMA-family decoder on a CPU: one call computes one step for every sequence of the batch.
 
    All rows (tokens) of the step lie below each other, whatever sequence they belong to; only
-   attention tells them apart. One team of threads walks through the phases of each layer and meets
-   at a barrier after each. Every row is computed in the same order of operations whatever else is
+   attention tells them apart. A team of threads walks through the phases of each layer (team.h);
+   a thread writes what others see only between may_commit and committed. Every row is computed in the same order of operations whatever else is
    in the batch, so an answer is the same, bit for bit, alone and in company.
 
    Weights are packed in panels of PANEL output features, so that a panel's numbers for one input
@@ -29,6 +29,7 @@
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif
+#include "team.h"
 
 #define BLOCK 16
 #define GROUP 32
@@ -188,13 +189,6 @@ INLINE vec exponential(vec x) { /* Cephes' expf: 2 ulp; NaN stays NaN, -inf give
     return (p * r * r + r + 1.0f) * (vec)((turns + 127) << 23);
 }
 
-/* This thread's part of `count` pieces of work. */
-INLINE void share(int64_t count, int64_t *first, int64_t *last) {
-    int64_t team = omp_get_num_threads(), me = omp_get_thread_num();
-    *first = count * me / team;
-    *last = count * (me + 1) / team;
-}
-
 /* ---- products --------------------------------------------------------------------------------- */
 
 typedef struct { /* some of the rows, as equal as can be: TILE at most */
@@ -304,7 +298,7 @@ INLINE void multiply(const int rows, const Linear *w, int64_t panel, const Input
         }
 }
 
-static void product(Tile tile, const Linear *w, int64_t panel, const Inputs *x, Sums out) {
+static void product(Tile tile, const Linear *w, int64_t panel, const Inputs *x, float (*out)[PANEL]) {
     switch (tile.rows) {
 #define CASE(n) case n: multiply(n, w, panel, x, tile.first, out); break;
         CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6)
@@ -316,8 +310,8 @@ static void product(Tile tile, const Linear *w, int64_t panel, const Inputs *x, 
 
 INLINE int64_t panels(int64_t out) { return (out + PANEL - 1) / PANEL; }
 
-typedef struct { /* a piece of a product: one panel, and a number of tiles */
-    int64_t panel, tile, end;
+typedef struct { /* a piece of a product: one panel, and some tiles, with their rows */
+    int64_t panel, tile, end, row, rows;
 } Part;
 
 INLINE int64_t parts_of(int64_t panels, int64_t rows) {
@@ -326,56 +320,65 @@ INLINE int64_t parts_of(int64_t panels, int64_t rows) {
 
 INLINE Part part_at(int64_t number, int64_t panels, int64_t rows) {
     int64_t tiles = tiles_of(rows), blocks = parts_of(panels, rows) / panels, block = number / panels;
-    return (Part){number % panels, tiles * block / blocks, tiles * (block + 1) / blocks};
+    int64_t tile = tiles * block / blocks, end = tiles * (block + 1) / blocks;
+    int64_t row = rows * tile / tiles;
+    return (Part){number % panels, tile, end, row, rows * end / tiles - row};
 }
 
 enum { PUT, ADD };
 
-/* out[row][feature] = (or +=) x W^T + b; the threads share the panels. */
-static void linear(const Linear *w, const Inputs *x, int64_t rows, float *out, int mode) {
+/* Sums of one part, rows below each other. */
+typedef float Block[TILES_AT_ONCE * TILE][PANEL];
+
+/* out[row][feature] = (or +=) x W^T + b */
+static void linear(Thread *thread, const Linear *w, const Inputs *x, int64_t rows, float *out,
+                   int mode) {
     const int64_t count = panels(w->out);
-    int64_t first, last;
-    share(parts_of(count, rows), &first, &last);
-    for (int64_t number = first; number < last; number++) {
+    Phase phase = next_phase(thread, parts_of(count, rows));
+    for (int64_t number; claim(&phase, &number);) {
         Part part = part_at(number, count, rows);
-        int64_t from = part.panel * PANEL, width = w->out - from < PANEL ? w->out - from : PANEL;
-        for (int64_t t = part.tile; t < part.end; t++) {
-            Tile tile = tile_at(t, rows);
-            Sums sums;
-            product(tile, w, part.panel, x, sums);
-            EACH(r, tile.rows) {
-                float *to = out + (tile.first + r) * w->out + from;
-                if (mode == ADD)
-                    EACH(c, width) to[c] += sums[r][c];
-                else
-                    EACH(c, width) to[c] = sums[r][c];
-            }
+        Block sums;
+        EACH(t, part.end - part.tile) {
+            Tile tile = tile_at(part.tile + t, rows);
+            product(tile, w, part.panel, x, sums + (tile.first - part.row));
         }
+        if (!may_commit(&phase, number)) continue;
+        int64_t from = part.panel * PANEL, width = w->out - from < PANEL ? w->out - from : PANEL;
+        EACH(r, part.rows) {
+            float *to = out + (part.row + r) * w->out + from;
+            if (mode == ADD)
+                EACH(c, width) to[c] += sums[r][c];
+            else
+                EACH(c, width) to[c] = sums[r][c];
+        }
+        committed(&phase);
     }
 }
 
 /* out[row][feature] = silu(gate) * up; `out` is `inner` wide. */
-static void gated(const Linear *w, const Inputs *x, int64_t rows, float *out, int64_t inner) {
+static void gated(Thread *thread, const Linear *w, const Inputs *x, int64_t rows, float *out,
+                  int64_t inner) {
     const int64_t count = panels(inner);
-    int64_t first, last;
-    share(parts_of(count, rows), &first, &last);
-    for (int64_t number = first; number < last; number++) {
+    Phase phase = next_phase(thread, parts_of(count, rows));
+    for (int64_t number; claim(&phase, &number);) {
         Part part = part_at(number, count, rows);
-        int64_t from = part.panel * PANEL, width = inner - from < PANEL ? inner - from : PANEL;
-        for (int64_t t = part.tile; t < part.end; t++) {
-            Tile tile = tile_at(t, rows);
-            Sums gate, up;
+        Block results;
+        EACH(t, part.end - part.tile) {
+            Tile tile = tile_at(part.tile + t, rows);
+            float(*gate)[PANEL] = results + (tile.first - part.row);
+            Sums up;
             product(tile, w, 2 * part.panel, x, gate);
             product(tile, w, 2 * part.panel + 1, x, up);
-            EACH(r, tile.rows) {
-                float result[PANEL];
-                EACH(v, VECTORS) {
-                    vec g = load(gate[r] + v * LANES), u = load(up[r] + v * LANES);
-                    store(result + v * LANES, g / (1.0f + exponential(-g)) * u);
-                }
-                memcpy(out + (tile.first + r) * inner + from, result, sizeof(float) * (size_t)width);
+            EACH(r, tile.rows) EACH(v, VECTORS) {
+                vec g = load(gate[r] + v * LANES), u = load(up[r] + v * LANES);
+                store(gate[r] + v * LANES, g / (1.0f + exponential(-g)) * u);
             }
         }
+        if (!may_commit(&phase, number)) continue;
+        int64_t from = part.panel * PANEL, width = inner - from < PANEL ? inner - from : PANEL;
+        EACH(r, part.rows)
+            memcpy(out + (part.row + r) * inner + from, results[r], sizeof(float) * (size_t)width);
+        committed(&phase);
     }
 }
 
@@ -431,25 +434,27 @@ static void pack_row(const Linear *w, const Inputs *inputs, const float *x, int6
 }
 
 /* x [rows][width], as inputs of a product with `w`. */
-static void pack_rows(const Linear *w, const Inputs *inputs, const float *x, int64_t width,
-                      int64_t rows) {
-    int64_t first, last;
-    share(rows, &first, &last);
-    for (int64_t row = first; row < last; row++)
+static void pack_rows(Thread *thread, const Linear *w, const Inputs *inputs, const float *x,
+                      int64_t width, int64_t rows) {
+    Phase phase = next_phase(thread, rows);
+    for (int64_t row; claim(&phase, &row);) {
+        if (!may_commit(&phase, row)) continue;
         pack_row(w, inputs, x + row * width, width, row, rows);
-#pragma omp barrier
+        committed(&phase);
+    }
 }
 
 /* The state, normalised, as inputs of a product with `w`. */
-static void normalise_rows(const Decoder *d, const float *weight, const Linear *w, int64_t rows) {
-    int64_t first, last;
-    share(rows, &first, &last);
-    for (int64_t row = first; row < last; row++) {
+static void normalise_rows(Thread *thread, const Decoder *d, const float *weight, const Linear *w,
+                           int64_t rows) {
+    Phase phase = next_phase(thread, rows);
+    for (int64_t row; claim(&phase, &row);) {
+        if (!may_commit(&phase, row)) continue;
         float *normed = d->normed + row * d->hidden;
         normalise(d->state + row * d->hidden, weight, d->epsilon, d->hidden, normed);
         pack_row(w, &d->inputs, normed, d->hidden, row, rows);
+        committed(&phase);
     }
-#pragma omp barrier
 }
 
 /* ---- attention -------------------------------------------------------------------------------- */
@@ -465,27 +470,33 @@ static void rotate(const Decoder *d, const float *norm, int64_t position, float 
     }
 }
 
-/* Turn queries and keys to their positions, and put keys and values into the cache. */
-static void place(const Decoder *d, const Layer *layer, const Step *step) {
+/* Turn a row's queries and keys to their position, scale the queries, and put keys and values into
+   the cache. */
+static void place_row(const Decoder *d, const Layer *layer, const Step *step, int64_t row) {
     const int64_t dim = d->head_dim, width = (d->heads + 2 * d->kv_heads) * dim;
-    const int64_t each = d->heads + d->kv_heads;
-    int64_t first, last;
-    share(step->rows * each, &first, &last);
-    for (int64_t task = first; task < last; task++) {
-        int64_t row = task / each, head = task % each, position = step->positions[row];
-        float *query = d->qkv + row * width + head * dim;
-        if (head < d->heads) {
-            rotate(d, layer->q_norm, position, query);
+    const int64_t slot = step->slots[row], at = slot % BLOCK;
+    EACH(head, d->heads + d->kv_heads) {
+        const int is_query = head < d->heads;
+        float *x = d->qkv + row * width + head * dim;
+        rotate(d, is_query ? layer->q_norm : layer->k_norm, step->positions[row], x);
+        if (is_query) {
+            EACH(i, dim) x[i] *= d->scale;
             continue;
         }
-        rotate(d, layer->k_norm, position, query);
-        int64_t kv = head - d->heads, slot = step->slots[row], at = slot % BLOCK;
-        int64_t block = (kv * d->blocks + slot / BLOCK) * BLOCK * dim;
-        const float *value = query + d->kv_heads * dim;
-        EACH(i, dim) write(layer->keys, block + i * BLOCK + at, query[i], d->narrow);
+        int64_t block = ((head - d->heads) * d->blocks + slot / BLOCK) * BLOCK * dim;
+        const float *value = x + d->kv_heads * dim;
+        EACH(i, dim) write(layer->keys, block + i * BLOCK + at, x[i], d->narrow);
         EACH(i, dim) write(layer->values, block + at * dim + i, value[i], d->narrow);
     }
-#pragma omp barrier
+}
+
+static void place(Thread *thread, const Decoder *d, const Layer *layer, const Step *step) {
+    Phase phase = next_phase(thread, step->rows);
+    for (int64_t row; claim(&phase, &row);) {
+        if (!may_commit(&phase, row)) continue;
+        place_row(d, layer, step, row);
+        committed(&phase);
+    }
 }
 
 typedef struct {
@@ -597,8 +608,9 @@ INLINE Places places_at(const Decoder *d, const Step *step, const Piece *piece, 
     return places;
 }
 
+/* out: [row of the piece][head of the group][head_dim] */
 INLINE void attend_piece(const int narrow, const Decoder *d, const Layer *layer, const Step *step,
-                         const Piece *piece, int64_t kv) {
+                         const Piece *piece, int64_t kv, float *out) {
     const int64_t dim = d->head_dim, group = d->heads / d->kv_heads, count = piece->rows * group;
     const int64_t width = (d->heads + 2 * d->kv_heads) * dim;
     const int64_t end = piece->position + piece->rows;
@@ -606,10 +618,8 @@ INLINE void attend_piece(const int narrow, const Decoder *d, const Layer *layer,
     int64_t from = end;
     EACH(i, count) {
         int64_t row = piece->row + i / group, head = kv * group + i % group;
-        float *query = d->qkv + row * width + head * dim;
-        EACH(k, dim) query[k] *= d->scale;
-        q[i].query = query;
-        q[i].out = d->attended + (row * d->heads + head) * dim;
+        q[i].query = d->qkv + row * width + head * dim;
+        q[i].out = out + i * dim;
         memset(q[i].out, 0, sizeof(float) * (size_t)dim);
         q[i].to = piece->position + i / group + 1;
         q[i].from = layer->window && q[i].to > layer->window ? q[i].to - layer->window : 0;
@@ -638,62 +648,104 @@ INLINE void attend_piece(const int narrow, const Decoder *d, const Layer *layer,
     EACH(i, count) EACH(k, dim) q[i].out[k] /= q[i].total;
 }
 
-static void attend(const Decoder *d, const Layer *layer, const Step *step) {
-    const int64_t tasks = step->pieces * d->kv_heads;
-#pragma omp for schedule(dynamic, 1)
-    for (int64_t task = 0; task < tasks; task++) {
+static void attend(Thread *thread, const Decoder *d, const Layer *layer, const Step *step) {
+    const int64_t dim = d->head_dim, group = d->heads / d->kv_heads;
+    Phase phase = next_phase(thread, step->pieces * d->kv_heads);
+    for (int64_t task; claim(&phase, &task);) {
         const Piece *piece = step->piece + task / d->kv_heads;
+        const int64_t kv = task % d->kv_heads;
+        float out[MAX_QUERIES * dim];
         if (d->narrow)
-            attend_piece(1, d, layer, step, piece, task % d->kv_heads);
+            attend_piece(1, d, layer, step, piece, kv, out);
         else
-            attend_piece(0, d, layer, step, piece, task % d->kv_heads);
+            attend_piece(0, d, layer, step, piece, kv, out);
+        if (!may_commit(&phase, task)) continue;
+        EACH(r, piece->rows) {
+            float *to = d->attended + ((piece->row + r) * d->heads + kv * group) * dim;
+            memcpy(to, out + r * group * dim, sizeof(float) * (size_t)(group * dim));
+        }
+        committed(&phase);
     }
 }
 
 /* ---- the whole -------------------------------------------------------------------------------- */
 
-static void run_layer(const Decoder *d, const Layer *layer, const Step *step) {
+static void embed(Thread *thread, const Decoder *d, const Step *step) {
+    Phase phase = next_phase(thread, step->rows);
+    for (int64_t row; claim(&phase, &row);) {
+        if (!may_commit(&phase, row)) continue;
+        memcpy(d->state + row * d->hidden, d->embedding + step->tokens[row] * d->hidden,
+               sizeof(float) * (size_t)d->hidden);
+        committed(&phase);
+    }
+}
+
+static void run_layer(Thread *thread, const Decoder *d, const Layer *layer, const Step *step) {
     const int64_t rows = step->rows;
-    normalise_rows(d, layer->attention_norm, &layer->qkv, rows);
-    linear(&layer->qkv, &d->inputs, rows, d->qkv, PUT);
-#pragma omp barrier
-    place(d, layer, step);
-    attend(d, layer, step);
-    pack_rows(&layer->o, &d->inputs, d->attended, d->heads * d->head_dim, rows);
-    linear(&layer->o, &d->inputs, rows, d->state, ADD);
-#pragma omp barrier
-    normalise_rows(d, layer->mlp_norm, &layer->gate_up, rows);
-    gated(&layer->gate_up, &d->inputs, rows, d->activated, d->inner);
-#pragma omp barrier
-    pack_rows(&layer->down, &d->inputs, d->activated, d->inner, rows);
-    linear(&layer->down, &d->inputs, rows, d->state, ADD);
-#pragma omp barrier
+    normalise_rows(thread, d, layer->attention_norm, &layer->qkv, rows);
+    linear(thread, &layer->qkv, &d->inputs, rows, d->qkv, PUT);
+    place(thread, d, layer, step);
+    attend(thread, d, layer, step);
+    pack_rows(thread, &layer->o, &d->inputs, d->attended, d->heads * d->head_dim, rows);
+    linear(thread, &layer->o, &d->inputs, rows, d->state, ADD);
+    normalise_rows(thread, d, layer->mlp_norm, &layer->gate_up, rows);
+    gated(thread, &layer->gate_up, &d->inputs, rows, d->activated, d->inner);
+    pack_rows(thread, &layer->down, &d->inputs, d->activated, d->inner, rows);
+    linear(thread, &layer->down, &d->inputs, rows, d->state, ADD);
 }
 
-void decoder_forward(const Decoder *d, const Step *step) {
-    const size_t row_size = sizeof(float) * (size_t)d->hidden;
+static void finish(Thread *thread, const Decoder *d, const Step *step) {
+    Phase phase = next_phase(thread, step->rows);
+    for (int64_t row; claim(&phase, &row);) {
+        if (!may_commit(&phase, row)) continue;
+        normalise(d->state + row * d->hidden, d->norm, d->epsilon, d->hidden,
+                  step->out + row * d->hidden);
+        committed(&phase);
+    }
+}
+
+/* False: there is no memory for it. */
+int decoder_forward(const Decoder *d, const Step *step) {
+    int64_t most = step->rows > step->pieces * d->kv_heads ? step->rows : step->pieces * d->kv_heads;
+    EACH(i, d->layer_count) {
+        const Layer *layer = d->layers + i;
+        const int64_t outs[] = {layer->qkv.out, layer->o.out, layer->gate_up.out, layer->down.out};
+        EACH(j, 4) {
+            int64_t parts = parts_of(panels(outs[j]), step->rows);
+            most = parts > most ? parts : most;
+        }
+    }
+    Team team;
+    int enough = assemble(&team, d->threads, most);
+    if (enough) {
 #pragma omp parallel num_threads(d->threads)
-    {
-        int64_t first, last;
-        share(step->rows, &first, &last);
-        for (int64_t row = first; row < last; row++)
-            memcpy(d->state + row * d->hidden, d->embedding + step->tokens[row] * d->hidden, row_size);
-#pragma omp barrier
-        EACH(i, d->layer_count) run_layer(d, d->layers + i, step);
-        for (int64_t row = first; row < last; row++)
-            normalise(d->state + row * d->hidden, d->norm, d->epsilon, d->hidden,
-                      step->out + row * d->hidden);
+        {
+            Thread thread = {&team, omp_get_thread_num(), 0};
+            embed(&thread, d, step);
+            EACH(i, d->layer_count) run_layer(&thread, d, d->layers + i, step);
+            finish(&thread, d, step);
+        }
     }
+    dismiss(&team);
+    return enough;
 }
 
-/* out [rows][w->out] = x [rows][width] W^T + b, with `inputs` as scratch. */
-void decoder_linear(const Linear *w, const float *x, int64_t rows, int64_t width, float *out,
-                    int64_t threads, const Inputs *inputs) {
+/* out [rows][w->out] = x [rows][width] W^T + b, with `inputs` as scratch. False: no memory. */
+int decoder_linear(const Linear *w, const float *x, int64_t rows, int64_t width, float *out,
+                   int64_t threads, const Inputs *inputs) {
+    int64_t parts = parts_of(panels(w->out), rows);
+    Team team;
+    int enough = assemble(&team, threads, parts > rows ? parts : rows);
+    if (enough) {
 #pragma omp parallel num_threads(threads)
-    {
-        pack_rows(w, inputs, x, width, rows);
-        linear(w, inputs, rows, out, PUT);
+        {
+            Thread thread = {&team, omp_get_thread_num(), 0};
+            pack_rows(&thread, w, inputs, x, width, rows);
+            linear(&thread, w, inputs, rows, out, PUT);
+        }
     }
+    dismiss(&team);
+    return enough;
 }
 
 /* ---- packing ---------------------------------------------------------------------------------- */

@@ -120,7 +120,8 @@ class NativeDecoder:
             tables=tables.data_ptr(),
             out=out.data_ptr(),
         )
-        self._library.decoder_forward(ctypes.byref(self._decoder), ctypes.byref(step))
+        if not self._library.decoder_forward(ctypes.byref(self._decoder), ctypes.byref(step)):
+            raise MemoryError
         return list(out.split([chunk.count for chunk in chunks]))
 
     def head(self, hidden: Tensor) -> Tensor:
@@ -128,10 +129,12 @@ class NativeDecoder:
         d = self._decoder
         for first in range(0, len(hidden), self._most_rows):
             rows = hidden[first : first + self._most_rows].contiguous()
-            self._library.decoder_linear(
+            computed = self._library.decoder_linear(
                 ctypes.byref(self._head), rows.data_ptr(), len(rows), self.hidden_size,
                 out[first:].data_ptr(), self._threads, ctypes.byref(d.inputs),
             )  # fmt: skip
+            if not computed:
+                raise MemoryError
         return out
 
     def _pieces(self, chunks: ListOf[Chunk]) -> tuple[Tensor, Tensor]:

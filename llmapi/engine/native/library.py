@@ -10,13 +10,13 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int, c_int64, c_void_p
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("decoder.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("decoder.c", "team.h"))
 FLAGS = (
     *("-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"),
     *("-fPIC", "-shared", "-std=gnu11", "-Wno-psabi"),
@@ -134,11 +134,11 @@ def opened(path: Path) -> ctypes.CDLL:
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
     library.decoder_forward.argtypes = [POINTER(Decoder), POINTER(Step)]
-    library.decoder_forward.restype = None
+    library.decoder_forward.restype = c_int
     library.decoder_linear.argtypes = [
         POINTER(Linear), c_void_p, c_int64, c_int64, c_void_p, c_int64, POINTER(Inputs)
     ]  # fmt: skip
-    library.decoder_linear.restype = None
+    library.decoder_linear.restype = c_int
     library.decoder_pack.argtypes = [
         POINTER(Linear), c_void_p, c_int64, c_int64, c_int64, c_int64
     ]  # fmt: skip
@@ -157,7 +157,12 @@ def _built(cache_dir: Path, announce: Callable[[], None]) -> Path:
     if not compiler:
         raise NativeUnavailable("there is no C compiler (install gcc)")
     key = hashlib.sha256()
-    for part in (SOURCE.read_bytes(), " ".join(FLAGS).encode(), _cpu(), _version(compiler)):
+    for part in (
+        *(source.read_bytes() for source in SOURCES),
+        " ".join(FLAGS).encode(),
+        _cpu(),
+        _version(compiler),
+    ):
         key.update(part)
     name = f"decoder-{key.hexdigest()[:16]}.so"
     places = (_user_cache() / name, cache_dir / name)
@@ -228,7 +233,15 @@ def compile_to(target: Path, compiler: Sequence[str], flags: Sequence[str] = FLA
     runtimes += sorted((Path(torch.__file__).parent.parent / "torch.libs").glob("libgomp*"))
     with tempfile.TemporaryDirectory(dir=target.parent) as directory:
         made = Path(directory) / target.name
-        command = [*compiler, *flags, str(SOURCE), "-o", str(made), *map(str, runtimes[:1]), "-lm"]
+        command = [
+            *compiler,
+            *flags,
+            str(SOURCES[0]),
+            "-o",
+            str(made),
+            *map(str, runtimes[:1]),
+            "-lm",
+        ]
         try:
             done = subprocess.run(  # noqa: S603  # the operator's own compiler
                 command, capture_output=True, text=True, timeout=300, check=False
