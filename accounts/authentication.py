@@ -17,6 +17,11 @@ class ApiKeyAuthentication(BaseAuthentication):
     """
 
     keyword = "Bearer"
+    # What is asked of a key or its owner. To read and compose all columns takes twice as long.
+    found_keys = ApiKey.objects.select_related("user").only(
+        *("digest", "revoked_at", "expires_at", "last_used_at"),
+        *("user__username", "user__is_active"),
+    )
 
     def authenticate(self, request: Request) -> tuple[User, ApiKey | None]:
         header = request.META.get("HTTP_AUTHORIZATION")
@@ -58,7 +63,8 @@ class ApiKeyAuthentication(BaseAuthentication):
         return parsed
 
     def find_key(self, parsed: keys.ParsedKey) -> ApiKey:
-        key = ApiKey.objects.select_related("user").filter(public_id=parsed.public_id).first()
+        # Not `first`, which would sort the one row.
+        key = next(iter(self.found_keys.filter(public_id=parsed.public_id)), None)
         if key is None or not keys.is_equal(key.digest, parsed.digest):
             raise InvalidApiKey("This API key is unknown. Ask the operator of this server for one.")
         return key

@@ -12,15 +12,15 @@ from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
 
-from django.db.models import BooleanField, Exists, ExpressionWrapper, OuterRef, Q, QuerySet
+from django.db.models import BooleanField, Exists, ExpressionWrapper, OuterRef, Q
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from conversations import lockfile, tree
+from conversations import lockfile, rows, tree
 from conversations.jsontext import JSONValue
 from conversations.models import Completion, CompletionContent, Conversation, ServerProcess
 from conversations.tree import ChoiceEnd, NewMessage
-from conversations.writing import update_each, write_transaction
+from conversations.writing import write_transaction
 
 __all__ = [
     "ChoiceEnd",
@@ -98,24 +98,28 @@ def completion_start(new: NewCompletion) -> int:
                 match_history=new.match_history,
                 now=now,
             )
-        completion = Completion.objects.create(
-            public_id=new.public_id,
-            kind=new.kind,
-            user_id=new.user_id,
-            api_key_id=new.api_key_id,
-            process_id=new.process_id,
-            conversation_id=place.conversation_pk if place else None,
-            head_id=place.head_pk if place else None,
-            model=new.model,
-            streamed=new.streamed,
-            prompt_tokens=new.prompt_tokens,
-            request_id=new.request_id,
-            created_at=now,
+        completion_pk = rows.insert(
+            Completion(
+                public_id=new.public_id,
+                kind=new.kind,
+                user_id=new.user_id,
+                api_key_id=new.api_key_id,
+                process_id=new.process_id,
+                conversation_id=place.conversation_pk if place else None,
+                head_id=place.head_pk if place else None,
+                model=new.model,
+                streamed=new.streamed,
+                prompt_tokens=new.prompt_tokens,
+                request_id=new.request_id,
+                created_at=now,
+            )
         )
-        CompletionContent.objects.create(
-            completion=completion, parameters=new.parameters, prompt=new.prompt
+        rows.insert(
+            CompletionContent(
+                completion_id=completion_pk, parameters=new.parameters, prompt=new.prompt
+            )
         )
-    return completion.pk
+    return completion_pk
 
 
 def completions_flush(partials: Mapping[int, tuple[tuple[str, ...], int]]) -> None:
@@ -136,8 +140,8 @@ def completions_flush(partials: Mapping[int, tuple[tuple[str, ...], int]]) -> No
         for pk in running:
             texts, tokens_so_far[pk] = partials[pk]
             outputs[pk] = _output(tuple(ChoiceEnd(i, text, None) for i, text in enumerate(texts)))
-        update_each(CompletionContent, "output", outputs)
-        update_each(Completion, "completion_tokens", tokens_so_far)
+        rows.update_each(CompletionContent, "output", outputs)
+        rows.update_each(Completion, "completion_tokens", tokens_so_far)
 
 
 def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
@@ -148,45 +152,55 @@ def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
     Raises Completion.DoesNotExist.
     """
     with write_transaction():
-        _end(_locked_completions().get(pk=completion_pk), end)
+        completion = _lock(completion_pk)
+        if completion is None:
+            raise Completion.DoesNotExist
+        _end(completion, end)
 
 
-def _locked_completions() -> QuerySet[Completion]:
-    # of=self: PostgreSQL cannot lock the nullable side of a join. no_key: rows that point to the
-    # completion may be inserted meanwhile.
-    return Completion.objects.select_for_update(no_key=True, of=("self",)).select_related("head")
+@dataclass(frozen=True, slots=True)
+class _Locked:
+    """A completion that nobody else ends before the transaction does."""
+
+    pk: int
+    status: str
+    conversation_pk: int | None
+    head_pk: int | None
 
 
-def _end(completion: Completion, end: CompletionEnd) -> None:
+def _lock(completion_pk: int) -> _Locked | None:
+    row = rows.read_locked(Completion, completion_pk, "status", "conversation", "head")
+    return None if row is None else _Locked(completion_pk, *row)
+
+
+def _end(completion: _Locked, end: CompletionEnd) -> None:
     now = timezone.now()
-    ended_before = completion.status != Completion.Status.RUNNING
-    completion.status = end.status
-    completion.finish_reason = (end.choices[0].finish_reason or "") if end.choices else ""
-    completion.prompt_tokens = end.prompt_tokens
-    completion.completion_tokens = end.completion_tokens
-    completion.first_token_ms = end.first_token_ms
-    completion.duration_ms = end.duration_ms
-    completion.error = end.error[:ERROR_LENGTH]
-    completion.finished_at = now
-    completion.save(
-        update_fields=[
-            "status",
-            "finish_reason",
-            "prompt_tokens",
-            "completion_tokens",
-            "first_token_ms",
-            "duration_ms",
-            "error",
-            "finished_at",
-        ]
+    rows.update(
+        Completion,
+        completion.pk,
+        status=end.status,
+        finish_reason=(end.choices[0].finish_reason or "") if end.choices else "",
+        prompt_tokens=end.prompt_tokens,
+        completion_tokens=end.completion_tokens,
+        first_token_ms=end.first_token_ms,
+        duration_ms=end.duration_ms,
+        error=end.error[:ERROR_LENGTH],
+        finished_at=now,
     )
     output = _output(end.choices)
-    if completion.head is not None:
-        tree.put_answers(completion, end.choices, now, ended_before=ended_before)
+    if completion.head_pk is not None:
+        tree.put_answers(
+            completion.pk,
+            completion.head_pk,
+            end.choices,
+            now,
+            is_whole=end.status == Completion.Status.COMPLETED,
+            ended_before=completion.status != Completion.Status.RUNNING,
+        )
         output = []
-    CompletionContent.objects.filter(completion=completion).update(output=output)
-    if completion.conversation_id is not None:
-        Conversation.objects.filter(pk=completion.conversation_id).update(updated_at=now)
+    rows.update(CompletionContent, completion.pk, output=output)
+    if completion.conversation_pk is not None:
+        rows.update(Conversation, completion.conversation_pk, updated_at=now)
 
 
 def _output(choices: tuple[ChoiceEnd, ...]) -> list[JSONValue]:
@@ -261,11 +275,10 @@ def _bury(process: ServerProcess, *, remove_lock: bool) -> int:
 def _interrupt(completion_pk: int) -> bool:
     """False if the request came to an end of its own, or by another sweeper, in the meantime."""
     with write_transaction():
-        completion = (
-            _locked_completions().filter(pk=completion_pk, status=Completion.Status.RUNNING).first()
-        )
-        if completion is None:
+        locked = _lock(completion_pk)
+        if locked is None or locked.status != Completion.Status.RUNNING:
             return False
+        completion = Completion.objects.get(pk=completion_pk)
         # Read after the lock: what was flushed last. Without its text a request ends all the same.
         content = CompletionContent.objects.filter(completion=completion).first()
         choices = tuple(
@@ -273,7 +286,7 @@ def _interrupt(completion_pk: int) -> bool:
             for index, choice in enumerate(content.output if content else [])
         )
         _end(
-            completion,
+            locked,
             CompletionEnd(
                 status=Completion.Status.INTERRUPTED,
                 choices=choices,

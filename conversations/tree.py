@@ -6,9 +6,9 @@ from datetime import datetime
 
 from django.db import connection
 
-from conversations import chain
+from conversations import chain, rows
 from conversations.jsontext import JSONValue
-from conversations.models import Completion, Conversation, Message
+from conversations.models import Conversation, Message
 
 TITLE_LENGTH = 80
 # Hashes in one query: far below SQLite's limit, and more than nearly every history is long.
@@ -95,45 +95,54 @@ def place_input(
             )
         )
         parent_pk, depth = pk, depth + 1
-    Message.objects.bulk_create(created)
+    rows.insert_all(created)
     return Place(conversation_pk, created[-1].pk)
 
 
 def put_answers(
-    completion: Completion, choices: Sequence[ChoiceEnd], now: datetime, *, ended_before: bool
+    completion_pk: int,
+    head_pk: int,
+    choices: Sequence[ChoiceEnd],
+    now: datetime,
+    *,
+    is_whole: bool,
+    ended_before: bool,
 ) -> None:
     """One assistant message per choice below the completion's head; a choice that already has one
     (if the same completion `ended_before`) gets its text. The completion is locked.
 
-    An empty text is an answer only if the completion came to its end.
+    An empty text is an answer only if it `is_whole`.
     """
-    head = completion.head
+    head = rows.read(Message, head_pk, "conversation", "depth", "chain_hash")
     if head is None:
         raise ValueError("a completion without a head has no place in a tree")
-    outputs = completion.outputs.all() if ended_before else ()
-    stored = {message.choice_index: message for message in outputs}
+    conversation_pk, depth, chain_hash = head
+    stored = _stored_answers(completion_pk) if ended_before else {}
     created = []
     for choice in choices:
-        message = stored.get(choice.index)
-        if message is None:
-            if not choice.text and completion.status != Completion.Status.COMPLETED:
-                continue
-            message = Message(
-                conversation_id=head.conversation_id,
-                parent=head,
-                depth=head.depth + 1,
+        if not (choice.index in stored or choice.text or is_whole):
+            continue
+        said = {
+            "content": choice.text,
+            "finish_reason": choice.finish_reason or "",
+            "chain_hash": chain.link(chain_hash, "assistant", "", choice.text),
+        }
+        if choice.index in stored:
+            rows.update(Message, stored[choice.index], **said)
+            continue
+        created.append(
+            Message(
+                conversation_id=conversation_pk,
+                parent_id=head_pk,
+                depth=depth + 1,
                 role="assistant",
-                completion=completion,
+                completion_id=completion_pk,
                 choice_index=choice.index,
                 created_at=now,
+                **said,
             )
-            created.append(message)
-        message.content = choice.text
-        message.finish_reason = choice.finish_reason or ""
-        message.chain_hash = chain.link(head.chain_hash, "assistant", "", choice.text)
-        if message.pk is not None:
-            message.save(update_fields=["content", "finish_reason", "chain_hash"])
-    Message.objects.bulk_create(created)
+        )
+    rows.insert_all(created)
 
 
 def title_of(messages: Sequence[NewMessage]) -> str:
@@ -190,16 +199,26 @@ def _stored_inputs(conversation_pk: int, hashes: Sequence[str]) -> Iterator[int]
             yield stored[chain_hash]
 
 
+def _stored_answers(completion_pk: int) -> dict[int, int]:
+    """{choice's index: primary key of its message}"""
+    answers = Message.objects.filter(completion=completion_pk)
+    return {
+        index: pk for pk, index in answers.values_list("pk", "choice_index") if index is not None
+    }
+
+
 def _begin_conversation(
     user_id: int, api_key_id: int | None, messages: Sequence[NewMessage], now: datetime
 ) -> int:
-    return Conversation.objects.create(
-        user_id=user_id,
-        api_key_id=api_key_id,
-        title=title_of(messages),
-        created_at=now,
-        updated_at=now,
-    ).pk
+    return rows.insert(
+        Conversation(
+            user_id=user_id,
+            api_key_id=api_key_id,
+            title=title_of(messages),
+            created_at=now,
+            updated_at=now,
+        )
+    )
 
 
 def _reserve_message_pks(count: int) -> list[int]:

@@ -1,6 +1,6 @@
 """One request's life: admitted, run, ended. Whatever happens in between, its row tells.
 
-Accepted means committed: `admit` writes the row as `running` before anything is generated. Done
+Accepted means committed: `accept` writes the row as `running` before anything is generated. Done
 means committed: `run_completion` and `run_embedding` return only after the row says how it ended.
 """
 
@@ -35,7 +35,7 @@ from llmapi.engine.messages import (
     TokenLogprob,
 )
 from llmapi.errors import ApiError, EngineLost, ServerUnavailable, as_api_error
-from llmapi.executors import cpu, database
+from llmapi.executors import admission, database
 from llmapi.flusher import flusher
 from llmapi.running import running
 from llmapi.services import models
@@ -153,10 +153,10 @@ class Outcome:
         )
 
 
-async def admit(
+def accept(
     asker: Asker, request: Request, extra_parameters: dict[str, Any], streamed: bool
 ) -> Outcome:
-    """Prepare on the CPU executor, then commit the row as `running`.
+    """Prepare, then commit the row as `running`. Blocks.
 
     Raises ApiError: the model is unknown or not ready, the context is too long, the template
     refuses, or the database does not take the row; then nothing was accepted.
@@ -165,8 +165,7 @@ async def admit(
     kind = kind_of(request)
     completion_id = public_id(ID_PREFIXES[kind])
     # Fairness and cache salting group by user, over any number of keys.
-    user = f"user-{asker.user_id}"
-    prepared = await cpu.run(backend.prepare, request, completion_id, user)
+    prepared = backend.prepare(request, completion_id, f"user-{asker.user_id}")
     new = NewCompletion(
         public_id=completion_id,
         kind=kind,
@@ -182,12 +181,8 @@ async def admit(
         prompt=prompt_of(request),
         match_history=not asker.is_anonymous,
     )
-    starting = running.start_write(database.run(completion_start, new))
     try:
-        pk = await asyncio.shield(starting)
-    except asyncio.CancelledError:
-        running.start_write(end_abandoned(starting, prepared.prompt_tokens))
-        raise
+        pk = completion_start(new)
     except DatabaseError as error:
         logger.error("A request could not be written (%s)", asker.request_id, exc_info=error)
         raise ServerUnavailable(
@@ -201,6 +196,17 @@ async def admit(
         prepared=prepared,
         choices=[Choice() for _ in range(prepared.choices)],
     )
+
+
+async def admit(accepting: Callable[[], Outcome]) -> Outcome:
+    """What `accepting` accepts, on a thread for admission. If the caller is cancelled meanwhile,
+    the row that is written all the same gets its end."""
+    admitting = running.start_write(admission.run(accepting))
+    try:
+        return await asyncio.shield(admitting)
+    except asyncio.CancelledError:
+        running.start_write(end_abandoned(admitting))
+        raise
 
 
 async def run_completion(
@@ -279,19 +285,16 @@ async def write_end_at_last(completion_pk: int, end: CompletionEnd) -> None:
             continue
 
 
-async def end_abandoned(starting: "asyncio.Task[int]", prompt_tokens: int) -> None:
-    """The client left while its row was being written: nobody else would end that row."""
-    end = CompletionEnd(
-        status=status_after(asyncio.CancelledError()),
-        choices=(),
-        prompt_tokens=prompt_tokens,
-        completion_tokens=0,
-        first_token_ms=None,
-        duration_ms=0,
-    )
+async def end_abandoned(admitting: "asyncio.Task[Outcome]") -> None:
+    """The client left during admission: nobody else would end its row, if it got one."""
+    status = status_after(asyncio.CancelledError())
+    await asyncio.wait([admitting])
+    if admitting.exception() is not None:
+        return  # nothing was accepted, and nobody waits for the reason
+    outcome = admitting.result()
     try:
-        await write_end(await starting, end)
-    except (DatabaseError, ServerUnavailable) as error:
+        await write_end(outcome.completion_pk, outcome.end(status))
+    except ServerUnavailable as error:
         logger.error("An abandoned request could not be ended: %s", error)
 
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 from io import BytesIO
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ from llmapi import payloads, sse
 from llmapi.completions import (
     Asker,
     Outcome,
+    accept,
     admit,
     run_completion,
     run_embedding,
@@ -35,7 +37,6 @@ from llmapi.errors import (
     as_api_error,
     envelope,
 )
-from llmapi.executors import cpu, database
 from llmapi.logprobs import TextLogprobs
 from llmapi.middleware import new_request_id
 from llmapi.parsers import parse_json
@@ -53,11 +54,20 @@ logger = logging.getLogger(__name__)
 KEEP_ALIVE_S = 10.0
 
 
+class ClientGone(Exception):
+    """Nobody waits for the answer: what was not accepted yet need not be."""
+
+
 class DoorConsumer(AsyncHttpConsumer):
     """Body in, answer out; every error leaves in OpenAI's envelope. Subclasses say what to
     answer."""
 
     view: ClassVar[type[DoorView]]
+    asked: Any
+    """The serializer of the body, once it was found valid."""
+
+    request: Any
+    """What it asks for."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -86,7 +96,7 @@ class DoorConsumer(AsyncHttpConsumer):
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Channels' own has another thread look for database connections to close, at every
-        message; those of this class are all on the database executor."""
+        message; those of this class are all on executors' threads."""
         await getattr(self, get_handler_name(message))(message)
 
     async def http_disconnect(self, message: dict[str, Any]) -> None:
@@ -98,15 +108,28 @@ class DoorConsumer(AsyncHttpConsumer):
     async def answer_or_error(self, body: bytes) -> None:
         try:
             running.check_room(settings.LLMAPI.max_pending)
-            asker = await database.run(self.identify)
-            serializer = await cpu.run(self.validate, body)
-            await self.answer(asker, serializer)
+            outcome = await admit(partial(self.accept, body))
+            await self.answer(outcome)
         except asyncio.CancelledError:
             if running.expired:  # it was the server that left, so the client still listens
                 await self.send_error(ServerUnavailable("The server was shut down."))
             raise
         except Exception as error:
             await self.send_error(as_api_error(error))
+
+    def accept(self, body: bytes) -> Outcome:
+        """All that is done before anything is generated, in one go on a thread: who asks, for what,
+        and that it is written down."""
+        self.check_still_there()  # it may have waited long for the thread
+        asker = self.identify()
+        self.asked = self.validate(body)
+        self.request = self.asked.to_request()
+        self.check_still_there()
+        return accept(asker, self.request, self.asked.kept_parameters, self.asked.streamed)
+
+    def check_still_there(self) -> None:
+        if self.task is not None and self.task.cancelling():
+            raise ClientGone
 
     def identify(self) -> Asker:
         """Who asks: DRF's authentication, permissions and throttles of the route's view class."""
@@ -131,7 +154,7 @@ class DoorConsumer(AsyncHttpConsumer):
         serializer.is_valid(raise_exception=True)
         return serializer
 
-    async def answer(self, asker: Asker, serializer: Any) -> None:
+    async def answer(self, outcome: Outcome) -> None:
         raise NotImplementedError
 
     # ---- sending --------------------------------------------------------------------------------
@@ -175,16 +198,14 @@ class DoorConsumer(AsyncHttpConsumer):
 class GenerationConsumer(DoorConsumer):
     """Chat and completion: the same life, different JSON."""
 
-    async def answer(
-        self, asker: Asker, serializer: ChatCompletionSerializer | CompletionSerializer
-    ) -> None:
-        request = serializer.to_request()
-        outcome = await admit(asker, request, serializer.kept_parameters, serializer.streamed)
-        if serializer.streamed:
-            await self.stream(outcome, serializer.include_usage)
+    asked: ChatCompletionSerializer | CompletionSerializer
+
+    async def answer(self, outcome: Outcome) -> None:
+        if self.asked.streamed:
+            await self.stream(outcome, self.asked.include_usage)
         else:
             await run_completion(outcome, outcome.collect)
-            await self.send_json(self.payload(outcome, request))
+            await self.send_json(self.payload(outcome))
 
     async def stream(self, outcome: Outcome, include_usage: bool) -> None:
         """Headers go with the first event, so that an early error keeps its status; or, while the
@@ -237,7 +258,7 @@ class GenerationConsumer(DoorConsumer):
 
     chunk_kind: ClassVar[str]
 
-    def payload(self, outcome: Outcome, request: Any) -> dict[str, Any]:
+    def payload(self, outcome: Outcome) -> dict[str, Any]:
         raise NotImplementedError
 
     def delta_chunks(
@@ -257,8 +278,8 @@ class ChatCompletionConsumer(GenerationConsumer):
         super().__init__(*args, **kwargs)
         self.begun: set[int] = set()
 
-    def payload(self, outcome: Outcome, request: Any) -> dict[str, Any]:
-        return payloads.chat_completion(outcome, request)
+    def payload(self, outcome: Outcome) -> dict[str, Any]:
+        return payloads.chat_completion(outcome, self.request)
 
     def delta_chunks(
         self, outcome: Outcome, event: TextDelta | PromptLogprobs
@@ -292,7 +313,7 @@ class CompletionConsumer(GenerationConsumer):
         self.logprobs: dict[int, TextLogprobs] = {}
         """Of each choice that has begun."""
 
-    def payload(self, outcome: Outcome, request: Any) -> dict[str, Any]:
+    def payload(self, outcome: Outcome) -> dict[str, Any]:
         return payloads.text_completion(outcome)
 
     def delta_chunks(
@@ -325,10 +346,10 @@ class CompletionConsumer(GenerationConsumer):
 class EmbeddingConsumer(DoorConsumer):
     view = EmbeddingsView
 
-    async def answer(self, asker: Asker, serializer: EmbeddingSerializer) -> None:
-        request = serializer.to_request()
-        outcome = await admit(asker, request, serializer.kept_parameters, streamed=False)
+    asked: EmbeddingSerializer
+
+    async def answer(self, outcome: Outcome) -> None:
         vectors = await run_embedding(outcome)
-        if request.dimensions is not None:
-            vectors = [payloads.shortened(vector, request.dimensions) for vector in vectors]
-        await self.send_json(payloads.embedding_list(outcome, vectors, serializer.as_base64))
+        if self.request.dimensions is not None:
+            vectors = [payloads.shortened(vector, self.request.dimensions) for vector in vectors]
+        await self.send_json(payloads.embedding_list(outcome, vectors, self.asked.as_base64))

@@ -139,7 +139,7 @@ class Backend(ABC):
     """One source of answers.
 
     `start`, `wait_ready` and `stop` belong to whoever runs the server; `prepare` runs on threads of
-    the CPU executor; `stream` and `embed` on the event loop.
+    a thread for admission; `stream` and `embed` on the event loop.
     """
 
     @property

@@ -11,7 +11,7 @@ from accounts.services import key_create
 from llmapi.backends.link import launch_thread
 from llmapi.backends.local import LocalBackend
 from llmapi.engine.config import EngineConfig
-from llmapi.executors import cpu, database
+from llmapi.executors import admission, database
 from llmapi.running import running
 from llmapi.services import models
 from tests.door.client import Client
@@ -69,8 +69,8 @@ def served(backends, transactional_db):
     yield models
     models._backends = []
     # The threads hold connections to the test database, which is emptied or dropped next.
+    admission.close()
     database.close()
-    cpu.close()
     # So does the thread on which asgiref runs the tests' own queries.
     SyncToAsync.single_thread_executor.submit(connections.close_all).result()
 

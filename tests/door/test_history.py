@@ -1,12 +1,16 @@
 """What the door keeps: accepted means committed, done means committed, partial means kept."""
 
 import asyncio
+import threading
+from contextlib import asynccontextmanager
 
 import pytest
 from django.db import OperationalError, connection
 
 from conversations.models import Completion, Conversation, Message
-from llmapi.executors import database
+from conversations.services import completion_start
+from llmapi import completions
+from llmapi.executors import admission, database
 from llmapi.flusher import flusher
 from llmapi.running import running
 from tests.engine.tiny import RECITAL
@@ -153,8 +157,6 @@ async def test_a_request_that_is_refused_leaves_no_row(client):
 async def test_a_database_that_takes_no_row_means_503_and_nothing_is_generated(
     client, backends, monkeypatch
 ):
-    from llmapi import completions
-
     def away(new):
         raise OperationalError("gone")
 
@@ -200,6 +202,58 @@ async def test_a_client_that_leaves_before_a_whole_answer_is_kept_as_cancelled(c
     await call.disconnect()
     row = await row_after_the_end()
     assert row.status == "cancelled"
+
+
+@asynccontextmanager
+async def all_threads_of_admission_busy():
+    done = threading.Event()
+    busy = [asyncio.ensure_future(admission.run(done.wait)) for _ in range(admission.threads)]
+    await asyncio.sleep(0.05)
+    try:
+        yield
+    finally:
+        done.set()
+        await asyncio.gather(*busy)
+
+
+async def test_a_client_that_leaves_while_its_row_is_written_is_kept_as_cancelled(
+    client, backends, monkeypatch
+):
+    writing, go_on = threading.Event(), threading.Event()
+
+    def slowly(new):
+        writing.set()
+        go_on.wait()
+        return completion_start(new)
+
+    monkeypatch.setattr(completions, "completion_start", slowly)
+    sent = []
+    monkeypatch.setattr(backends[1].link, "send", sent.append)
+    call = await client.begin(CHAT, LONG)
+    await asyncio.to_thread(writing.wait)
+    await call.disconnect()
+    go_on.set()
+    await until_rows(1)
+    row = await row_after_the_end()
+    assert (row.status, row.completion_tokens, row.error) == ("cancelled", 0, "")
+    assert sent == []
+
+
+async def test_a_client_that_leaves_before_a_thread_is_free_leaves_no_row(client):
+    async with all_threads_of_admission_busy():
+        call = await client.begin(CHAT, LONG)
+        await asyncio.sleep(0.05)
+        await call.disconnect()
+    await client.chat(max_tokens=1)
+    assert len(await rows()) == 1
+
+
+async def test_long_admissions_delay_no_end(client):
+    async with client.stream(CHAT, {**LONG, "max_tokens": 50}) as call:
+        await first_texts(call, 1)
+        async with all_threads_of_admission_busy():
+            assert [event async for event in call.events()][-1] == "[DONE]"
+            assert [row.status for row in await rows()] == ["completed"]
 
 
 async def test_a_request_whose_client_left_while_it_was_queued_never_starts(client, backends):

@@ -25,7 +25,7 @@ from conversations.lockfile import LockFile
 from conversations.processes import ProcessRegistration
 from llmapi.backends.base import BackendFailed
 from llmapi.configured import configured_backends
-from llmapi.executors import cpu, database
+from llmapi.executors import admission, database
 from llmapi.running import running
 from llmapi.services import models
 
@@ -94,8 +94,8 @@ class Command(BaseCommand):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             models.stop()
+            admission.close()
             database.close()
-            cpu.close()
             registration.stop()
         if self.failed:
             raise CommandError(self.failed)
