@@ -17,6 +17,13 @@ class EngineConfig:
     tokenizer_path: str | None = None
     """A directory (or hub id) whose tokenizer replaces the model's own."""
 
+    lora_model: str | None = None
+    """A local directory (or hub id) with a LoRA adapter, which becomes a part of the base model."""
+
+    adapters: tuple[tuple[str, str], ...] = ()
+    """(name, local directory) of LoRA adapters that are served beside the base model, each under a
+    name of its own."""
+
     served_name: str | None = None
     """The model id shown to clients; None: taken from the model's own name."""
 
@@ -37,6 +44,10 @@ class EngineConfig:
 
     device: str = "auto"
     """`auto` (a GPU if torch sees one), `cpu`, `cuda`, `cuda:1`."""
+
+    gpus: tuple[int, ...] = ()
+    """Numbers of the GPUs over which the layers are spread, if there are several; `device` is the
+    first."""
 
     threads: int | None = None
     """Threads of the CPU; None: torch's own choice, within a container's quota."""

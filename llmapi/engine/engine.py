@@ -13,6 +13,8 @@ from llmapi.engine.detokenizer import Detokenizer
 from llmapi.engine.embedder import Embedder
 from llmapi.engine.logprobs import BrokenNumbers, Scorer
 from llmapi.engine.messages import (
+    AdapterFailed,
+    AdapterLoaded,
     Embedding,
     EmbedRequest,
     FinishReason,
@@ -85,6 +87,14 @@ class Engine:
         """Queue a request. One that can never be served fails at the next step, with the reason."""
         with self._failing_alone(request.request_id):
             self._add(request)
+
+    def load_adapter(self, name: str, path: str) -> AdapterLoaded | AdapterFailed:
+        """Serve a LoRA adapter under this name from the next step on, in place of one that has
+        the name already; requests that use that one go on with it."""
+        return AdapterFailed(name, "Adapters beside the base model are not built yet.")
+
+    def drop_adapter(self, name: str) -> None:
+        """Serve it to no new request. Unknown names are ignored."""
 
     def abort(self, request_id: str) -> None:
         """Forget a request; what it held is free at once. Unknown ids are ignored."""

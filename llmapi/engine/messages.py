@@ -96,6 +96,9 @@ class GenerateRequest:
     """Draw so many per prompt and tell only the `n` with the highest mean log probability per
     token, best first, all at once when the last of them ends; None: `n`, as they come."""
 
+    adapter: str = ""
+    """The name of a loaded adapter; empty: the base model."""
+
     shared_tokens: int = 0
     """So many first tokens of each prompt are known to everyone (a system prompt that the operator
     named), so all users may find them in the cache."""
@@ -108,6 +111,7 @@ class EmbedRequest:
     request_id: str
     user: str
     inputs: tuple[tuple[int, ...], ...]
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,25 @@ class Abort:
     request_id: str
 
 
-Inbound = GenerateRequest | EmbedRequest | Abort
+@dataclass(frozen=True, slots=True)
+class LoadAdapter:
+    """Serve this LoRA adapter too, under `name`; answered by AdapterLoaded or AdapterFailed. A
+    loaded adapter of that name is replaced for requests to come."""
+
+    name: str
+    path: str
+    """A local directory, as peft saves it."""
+
+
+@dataclass(frozen=True, slots=True)
+class DropAdapter:
+    """Serve it no longer; requests that use it already go on to their end. Unknown names are
+    ignored."""
+
+    name: str
+
+
+Inbound = GenerateRequest | EmbedRequest | Abort | LoadAdapter | DropAdapter
 
 
 # ---- engine -> web process ----------------------------------------------------------------------
@@ -265,6 +287,9 @@ class ModelInfo:
     load_s: float
     generation_defaults: Mapping[str, float | int | bool]
     """Of `generation_config.json`, only what it sets itself, by SamplingParams' names."""
+    lora: str | None = None
+    """The path of the adapter that was merged into the base model, or is applied to all of its
+    answers; None: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,4 +305,31 @@ class LoadFailed:
     message: str
 
 
-Outbound = StepOutput | LoadProgress | Ready | LoadFailed
+@dataclass(frozen=True, slots=True)
+class AdapterInfo:
+    """A loaded LoRA adapter."""
+
+    name: str
+    path: str
+    rank: int
+    """The largest of its ranks."""
+    targets: tuple[str, ...]
+    """Names of the projections that it changes, such as `q_proj`."""
+    bytes: int
+    """Memory that it takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterLoaded:
+    info: AdapterInfo
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFailed:
+    """It cannot be served; `message` says why, for whoever runs the server."""
+
+    name: str
+    message: str
+
+
+Outbound = StepOutput | LoadProgress | Ready | LoadFailed | AdapterLoaded | AdapterFailed

@@ -17,7 +17,15 @@ from transformers.utils import logging as transformers_logging
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.engine import Engine
 from llmapi.engine.loader import load
-from llmapi.engine.messages import Abort, Inbound, LoadFailed, Outbound, Ready
+from llmapi.engine.messages import (
+    Abort,
+    DropAdapter,
+    Inbound,
+    LoadAdapter,
+    LoadFailed,
+    Outbound,
+    Ready,
+)
 from llmapi.engine.source import LoadError
 
 log = logging.getLogger(__name__)
@@ -70,10 +78,15 @@ def serve(engine: Engine, inbox: "Inbox", outbox: "Outbox") -> None:
         if not engine.has_work:
             inbox.wait()
         for message in inbox.drain():
-            if isinstance(message, Abort):
-                engine.abort(message.request_id)
-            else:
-                engine.add(message)
+            match message:
+                case Abort():
+                    engine.abort(message.request_id)
+                case LoadAdapter():
+                    outbox.put(engine.load_adapter(message.name, message.path))
+                case DropAdapter():
+                    engine.drop_adapter(message.name)
+                case _:
+                    engine.add(message)
         if engine.has_work:
             outbox.put(engine.step())
 
