@@ -37,6 +37,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "only_cpu": {"action": "store_true"},
     "load_in_8bit": {"action": "store_true"},
     "load_in_4bit": {"action": "store_true"},
+    "prompt_template": {"metavar": "TEMPLATE"},
     "host": {"metavar": "ADDRESS"},
     "port": {"type": int, "metavar": "PORT"},
 }
