@@ -21,14 +21,14 @@ ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/mode
 
 
 class InvalidRequest(ApiError):
-    """The body is not what the route takes; `param` names the field."""
+    """The body is not what the route takes; `param` names the field, and so will the message."""
 
 
-class UnknownParameter(ApiError):
+class UnknownParameter(InvalidRequest):
     code = "unknown_parameter"
 
 
-class UnsupportedParameter(ApiError):
+class UnsupportedParameter(InvalidRequest):
     code = "unsupported_parameter"
 
 
@@ -46,7 +46,7 @@ class UnsupportedMediaType(ApiError):
     code = "unsupported_media_type"
 
 
-class ContextLengthExceeded(ApiError):
+class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
@@ -155,14 +155,31 @@ def as_api_error(exception: BaseException) -> ApiError:
 
 def envelope(error: ApiError) -> dict[str, Any]:
     """OpenAI's error body; all four keys are always there."""
+    names_field = isinstance(error, InvalidRequest)
     return {
         "error": {
-            "message": error.message,
+            "message": about(error.param, error.message) if names_field else error.message,
             "type": error.error_type,
             "param": error.param,
             "code": error.code,
         }
     }
+
+
+def about(path: str | None, sentence: str) -> str:
+    """The sentence with the field's path in quotes, for of an error the SDKs show nothing else: as
+    the subject of one that begins with its verb ("Must be at most 2."), in place of its bare name,
+    or else in front."""
+    subject = f"'{path}'" if path else "The request body"
+    verb, _, rest = sentence.removeprefix("This field ").partition(" ")
+    if verb in ("Must", "May", "is", "may"):
+        return f"{subject} {verb.lower()} {rest}"
+    if not path or subject in sentence:
+        return sentence
+    name = path.rpartition(".")[2]
+    if f"'{name}'" in sentence:
+        return sentence.replace(f"'{name}'", subject, 1)
+    return f"{subject}: {sentence}"
 
 
 def first_problem(detail: Any, path: str = "") -> ApiError:

@@ -208,6 +208,79 @@ async def test_every_bad_field_is_a_400_that_names_it(client):
         assert answer.error["param"] == param, shown
         assert answer.error["code"] == code, shown
         assert len(answer.error["message"]) > 15, shown
+        if param is not None and code != "model_not_found":
+            assert answer.error["message"].count(f"'{param}'") == 1, shown
+
+
+SENTENCES = [
+    # route, body, message
+    (CHAT, {}, "'messages' is required."),
+    (CHAT, {"messages": None}, "'messages' may not be null."),
+    (CHAT, {"messages": []}, "'messages' must hold at least one message."),
+    (CHAT, {"messages": "Hello"}, "'messages' must be an array, not a string."),
+    (CHAT, {"messages": ["Hello"]}, "'messages[0]' must be an object, not a string."),
+    (CHAT, [], "The request body must be an object, not an array."),
+    (CHAT, chat(temperature=3), "'temperature' must be at most 2."),
+    (CHAT, chat(temperature="hot"), "'temperature' must be a number, not a string."),
+    (CHAT, chat(max_tokens=0), "'max_tokens' must be at least 1."),
+    (CHAT, chat(n=200), "'n' must be at most 128."),
+    (CHAT, chat(stop=["a"] * 5), "'stop' may hold 4 strings at most (it has 5)."),
+    (CHAT, chat(stop=["a", ""]), "'stop[1]' may not be empty."),
+    (EMBEDDINGS, {"input": ""}, "'input' may not be empty."),
+    (CHAT, message(), "'messages[1].content' is required."),
+    (
+        CHAT,
+        message(content="a", message="b"),
+        "'messages[1].message' may not stand beside 'content': send one of the two.",
+    ),
+    (
+        CHAT,
+        message(content="a", contents="b"),
+        "Unknown parameter: 'messages[1].contents'. Did you mean 'content'?",
+    ),
+    (
+        CHAT,
+        message(content="a", tool_calls=[{}]),
+        "'messages[1].tool_calls' is not supported by this server; "
+        "leave it out (or send null or []).",
+    ),
+    (
+        CHAT,
+        chat(logit_bias={"five": 1}),
+        "'logit_bias': 'five' is not a token id: write it as digits, as in {\"42\": -100}.",
+    ),
+    (
+        CHAT,
+        chat(stop_token_ids=[400]),
+        "'stop_token_ids': Token id 400 is not in the vocabulary (0 to 399).",
+    ),
+    (CHAT, {"prompt": "Hi"}, "Unknown parameter: 'prompt'. /v1/completions takes it."),
+    (CHAT, {"input": "Hi"}, "Unknown parameter: 'input'. /v1/embeddings takes it."),
+    (
+        COMPLETIONS,
+        {"messages": HELLO},
+        "Unknown parameter: 'messages'. /v1/chat/completions takes it.",
+    ),
+    (EMBEDDINGS, {"prompt": "Hi"}, "Unknown parameter: 'prompt'. /v1/completions takes it."),
+    (
+        CHAT,
+        {"messages": [*HELLO, {"role": "tool", "tool_call_id": "call_1", "content": "5"}]},
+        "'messages[1].role': Messages of role 'tool' are not supported by this server.",
+    ),
+    (
+        CHAT,
+        chat(store=False),
+        "'store' cannot be switched off, for every request is kept on this server; "
+        "leave it out (or send null or true).",
+    ),
+]
+
+
+async def test_a_message_names_its_field_and_is_a_sentence(client):
+    """Of an error the SDKs show the message alone."""
+    for route, body, expected in SENTENCES:
+        answer = await client.post(route, body)
+        assert answer.error["message"] == expected
 
 
 RAW_BODIES = [
@@ -308,7 +381,7 @@ async def test_a_nearest_name_is_offered(client):
 @pytest.mark.parametrize(
     ("limits", "parameters", "says"),
     [
-        ({"max_batch": 3}, {"num_beams": 4}, "num_beams is 4"),
+        ({"max_batch": 3}, {"num_beams": 4}, "'num_beams' is 4"),
         ({"kv_cache_tokens": 512}, {"num_beams": 4, "max_tokens": 300}, "needs room for"),
     ],
 )
