@@ -364,6 +364,48 @@ async def test_an_unknown_route_is_a_json_404_and_a_wrong_method_a_json_405(clie
     assert answer.status == 405
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/v1/chat/completions", "/v1/chat/completions"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/v1/chat/completion", "/v1/chat/completions"),
+        ("/v1/embedding", "/v1/embeddings"),
+        ("/api/v1/Models", "/v1/models"),
+        ("/metrics", None),
+        ("/api/generate", None),
+        ("/v1/responsive", None),
+        ("/v1/", None),
+    ],
+)
+async def test_only_a_route_with_nearly_the_same_name_is_offered(client, path, meant):
+    answer = await client.post(path, {})
+    assert answer.status == 404
+    hint = f" Did you mean {meant}?" if meant else ""
+    expected = f"There is no {path} here.{hint} See /docs/ for the routes."
+    assert answer.error["message"] == expected
+
+
+async def test_of_well_known_routes_that_are_not_here_it_is_said_what_is(client):
+    for path, named in (
+        ("/v1/responses", "/v1/responses"),
+        ("/v1/responses/resp_123", "/v1/responses"),
+        ("/v1/audio/speech", "/v1/audio"),
+        ("/v1/fine_tuning/jobs", "/v1/fine_tuning"),
+        ("/v1/messages", "/v1/messages"),
+    ):
+        for answer in (await client.post(path, {}), await client.get(path)):
+            assert (answer.status, answer.error["code"]) == (404, "unknown_route")
+            assert answer.error["message"].startswith(f"This server does not have {named}; it has ")
+            assert "/v1/chat/completions, /v1/completions, " in answer.error["message"]
+
+
+async def test_a_browser_that_asks_for_an_icon_meets_no_error(client):
+    answer = await client.get("/favicon.ico")
+    assert (answer.status, answer.body) == (204, b"")
+
+
 async def test_an_unknown_host_name_is_refused_in_the_envelope(client):
     for answer in (
         await client.post(CHAT, chat(), headers={"host": "evil.example"}),
