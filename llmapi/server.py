@@ -8,6 +8,7 @@ from typing import Any
 
 from daphne.server import Server
 from twisted.internet import defer, tcp
+from twisted.internet import reactor as twisted_reactor
 
 from llmapi.running import running
 
@@ -33,6 +34,12 @@ class DoorServer(Server):
             **kwargs,
         )
         self.shutdown_timeout_s = shutdown_timeout_s
+
+    def run(self) -> None:
+        # Twisted itself takes Ctrl-C only from Python's own handler, and that is not in force here.
+        reactor: Any = twisted_reactor
+        reactor.callWhenRunning(signal.signal, signal.SIGINT, reactor.sigInt)
+        super().run()
 
     def listen_success(self, port: Any) -> None:
         super().listen_success(port)

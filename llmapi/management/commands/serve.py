@@ -93,6 +93,7 @@ class Command(BaseCommand):
             # What follows is short; a further signal ends it at once.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            is_loading = models.unavailable is not None
             models.stop()
             admission.close()
             database.close()
@@ -100,6 +101,8 @@ class Command(BaseCommand):
         if self.failed:
             raise CommandError(self.failed)
         self.report("Stopped.")
+        if is_loading:
+            os._exit(0)  # Python would wait for the threads that import
 
     # ---- before ---------------------------------------------------------------------------------
 
