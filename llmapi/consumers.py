@@ -158,9 +158,7 @@ class DoorConsumer(AsyncHttpConsumer):
     def validate(self, body: bytes) -> RequestSerializer:
         headers = dict(self.scope["headers"])
         content_type = headers.get(b"content-type", b"").decode("latin-1")
-        serializer = self.view.serializer_class(data=parse_json(body, content_type))
-        serializer.is_valid(raise_exception=True)
-        return serializer
+        return self.view.serializer_class.read(parse_json(body, content_type))
 
     async def answer(self, outcome: Outcome) -> None:
         raise NotImplementedError

@@ -9,8 +9,10 @@ it.
 import difflib
 import json
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
-from typing import Any, ClassVar
+from functools import cache
+from typing import Any, ClassVar, Self
 
 from rest_framework import serializers
 
@@ -100,6 +102,23 @@ class RequestSerializer(StrictSerializer):
 
     kept: ClassVar[tuple[str, ...]] = ("user",)
     """Parameters that are kept with the row as sent."""
+
+    @classmethod
+    def read(cls, body: Any) -> Self:
+        """The serializer of this body, which was found valid. Raises ValidationError."""
+        serializer = copy(cls._blank())
+        serializer.initial_data = body
+        serializer.is_valid(raise_exception=True)
+        return serializer
+
+    @classmethod
+    @cache
+    def _blank(cls) -> Self:
+        """What all serializers of this class are copies of, with the fields that they share: to
+        make those anew takes as long as to check a body. Nothing of a body is kept in a field."""
+        blank = cls(data=None)
+        assert blank.fields
+        return blank
 
     def hint(self, unknown: str) -> str:
         route = TAKEN_BY.get(unknown)
