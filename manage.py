@@ -15,8 +15,8 @@ def stop_at_once(*_: object) -> NoReturn:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["serve"]:
-        signal.signal(signal.SIGINT, stop_at_once)  # until llmapi.server runs
+    if sys.argv[1:2] == ["serve"] and signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, stop_at_once)  # until there is a server
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     from django.core.management import execute_from_command_line
 

@@ -36,11 +36,12 @@ class DoorServer(Server):
         )
         self.shutdown_timeout_s = shutdown_timeout_s
 
-    def run(self) -> None:
-        # Twisted itself takes Ctrl-C only from Python's own handler, and that is not in force here.
+    def take_ctrl_c(self) -> None:
+        """From now on it ends the server in an orderly way, also if it comes before `run`. (Where a
+        script has started the server in its background, it is ignored.)"""
         reactor: Any = twisted_reactor
-        reactor.callWhenRunning(signal.signal, signal.SIGINT, reactor.sigInt)
-        super().run()
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, reactor.sigInt)
 
     def listen_success(self, port: Any) -> None:
         super().listen_success(port)

@@ -85,6 +85,7 @@ class Command(BaseCommand):
         connections.close_all()
 
         server = DoorServer(get_default_application(), listener, options.shutdown_timeout_s)
+        server.take_ctrl_c()  # before there is a process to end
         models.start(backends, self.report)
         threading.Thread(target=self.announce, args=(server,), name="announce", daemon=True).start()
         try:
