@@ -14,11 +14,7 @@ from transformers.models.auto.tokenization_auto import (
     tokenizer_class_from_name,
 )
 from transformers.tokenization_utils_sentencepiece import SentencePieceBackend
-from transformers.utils.chat_template_utils import (
-    _CONTROL_TOKEN_END,
-    _CONTROL_TOKEN_START,
-    _get_template_literal_text,
-)
+from transformers.utils import chat_template_utils
 
 _PLAIN = {"llamatokenizer", "tokenizersbackend", "sentencepiecebackend", "mistralcommonbackend"}
 """Classes that add nothing to their SentencePiece model but tokens around a text."""
@@ -131,7 +127,9 @@ class SentencePieceTokenizer(SentencePieceBackend):
         self._further = SentencePieceProcessor(model_proto=proto.SerializeToString())
         own = f"(?P<own>{_any_of({*self._added_tokens_encoder})})"
         typed = f"(?P<typed>{_any_of({*self._added_tokens_encoder, *self._symbols})})"
-        start, end = _CONTROL_TOKEN_START, _CONTROL_TOKEN_END
+        # By their module: older versions, with which the engine alone may run, lack them.
+        start = chat_template_utils._CONTROL_TOKEN_START
+        end = chat_template_utils._CONTROL_TOKEN_END
         self._own = re.compile(own)
         self._marked = re.compile(f"{start}{typed}{end}|[{start}{end}]|{own}")
 
@@ -183,7 +181,7 @@ class SentencePieceTokenizer(SentencePieceBackend):
 
     def _get_control_tokens(self, chat_template: str) -> tuple[str, ...]:
         """What is marked where users type it: special tokens, and others that the template uses."""
-        told = _get_template_literal_text(chat_template)
+        told = chat_template_utils._get_template_literal_text(chat_template)
         symbols = (symbol for symbol in self._symbols if symbol in told and not symbol.isspace())
         return (*super()._get_control_tokens(chat_template), *symbols)
 
