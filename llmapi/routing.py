@@ -19,7 +19,10 @@ class Door:
         self.other = other
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        application = self.posts.get(scope["path"]) if scope["method"] == "POST" else None
+        application = None
+        if scope["method"] == "POST":
+            # A proxy may tell daphne below which path it has put this server.
+            application = self.posts.get(scope["path"].removeprefix(scope.get("root_path", "")))
         await (application or self.other)(scope, receive, send)
 
 
