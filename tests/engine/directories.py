@@ -88,9 +88,10 @@ def lora_directory(
 ) -> Path:
     """A LoRA adapter for the model in `base`, with weights that change every answer.
 
-    `tokenizer`: the SentencePiece model that it brings. `embeddings`: whether it holds `embed_tokens`
-    and `lm_head`, of `rows` rows (that tokenizer's by default), as modules to save or as embedding
-    layers that were resized. `pickled`: as `adapter_model.bin`. The rest goes into its LoraConfig.
+    `tokenizer`: the SentencePiece model that it brings. `embeddings`: whether it holds
+    `embed_tokens` and `lm_head`, of `rows` rows (that tokenizer's by default), as modules to save
+    or as embedding layers that were resized. `pickled`: as `adapter_model.bin`. The rest goes into
+    its LoraConfig.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -122,7 +123,7 @@ def lora_directory(
 
 
 def chinese_lora_directory(path: Path, base: Path, **kwargs: Any) -> Path:
-    """As Chinese-Alpaca's: a tokenizer with more pieces than the base's, and embeddings for them."""
+    """As Chinese-Alpaca's: a tokenizer with more pieces than the base's, and their embeddings."""
     values = {
         "tokenizer": more_pieces(sentencepiece_model()),
         "embeddings": "modules_to_save",
@@ -147,8 +148,8 @@ def write_tokenizer(path: Path, tokenizer: bytes) -> None:
 
 
 def sentencepiece_model() -> bytes:
-    """BPE with byte fallback, trained as LLaMA's was, on English and a line of Chinese: most Chinese
-    characters are bytes."""
+    """BPE with byte fallback, trained as LLaMA's was, on English and a line of Chinese: most
+    Chinese characters are bytes."""
     return _trained(ENGLISH + CHINESE.split()[0], BASE_PIECES)
 
 
