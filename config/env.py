@@ -86,7 +86,9 @@ class ServerSettings(BaseSettings):
         None, ge=64, description="Size of the key/value cache. Default: from free memory."
     )
     context_length: int | None = Field(
-        None, ge=16, description="Longest prompt plus answer. Default, and at most: the model's own."
+        None,
+        ge=16,
+        description="Longest prompt plus answer. Default, and at most: the model's own.",
     )
     max_pending: int = Field(
         256, ge=1, description="Requests accepted and not finished; past it, 503 with Retry-After."

@@ -6,14 +6,14 @@ engine.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from llmapi.engine.config import EngineConfig
-from llmapi.engine.headers import FLOATS, TensorHeader, read_headers
+from llmapi.engine.headers import FLOATS, TensorHeader, numbers_in_gguf, read_headers
 from llmapi.engine.lora import AdapterFiles, check_fits, read_adapter
 from llmapi.engine.machine import GIB, available_bytes
 from llmapi.engine.source import (
     LoadError,
+    Source,
     find_adapter,
     find_source,
     find_tokenizer,
@@ -37,14 +37,18 @@ class Weights:
     """What is known of a model's weights without reading them."""
 
     headers: Mapping[str, TensorHeader] | None
-    """None: they are pickles, of which only the size is known."""
+    """None: they are not in safetensors."""
     file_bytes: int
+    numbers: int | None = None
+    """How many of them there are, if the headers do not tell; None: that is not known either."""
 
     def loaded_bytes(self, item_bytes: float | None) -> int:
         """Memory that they take with `item_bytes` for each number; None: those that it has in its
         file."""
-        if self.headers is None:  # half precision, as nearly all pickles are
-            return int(self.file_bytes * (item_bytes or 2) / 2)
+        if self.headers is None:
+            half = ITEM_BYTES["float16"]  # as nearly all pickles are
+            numbers = self.file_bytes // half if self.numbers is None else self.numbers
+            return int(numbers * (item_bytes or half))
         return sum(
             int(header.count * item_bytes)
             if item_bytes and header.dtype in FLOATS
@@ -62,10 +66,10 @@ def check_local(config: EngineConfig) -> None:
     adapter = None
     if config.lora_model and not is_hub_id(config.lora_model):
         adapter = read_adapter(find_adapter(config.lora_model))
-    if base is None or base.directory is None:
+    if base is None:
         return
-    weights = read_weights(base.directory)
-    if adapter and adapter.headers and weights.headers:
+    weights = read_weights(base)
+    if adapter and adapter.headers and weights.headers and base.directory:
         model_type = read_json(base.directory / "config.json").get("model_type")
         if model_type in SAME_NAMES:
             theirs = {name: header.shape for name, header in adapter.headers.items()}
@@ -89,9 +93,11 @@ def check_settings(config: EngineConfig) -> None:
         raise LoadError("--gpus and --only_cpu exclude each other: give one.")
 
 
-def read_weights(directory: Path) -> Weights:
+def read_weights(source: Source) -> Weights:
     """Raises LoadError: none there, parts missing, unreadable, cut short."""
-    files = weight_files(directory)
+    if source.gguf is not None:
+        return Weights(None, source.gguf.stat().st_size, numbers_in_gguf(source.gguf))
+    files = weight_files(source.directory) if source.directory else []
     pickled = is_pickle(files[0])
     size = sum(file.stat().st_size for file in files)
     return Weights(None if pickled else read_headers(files), size)

@@ -15,6 +15,9 @@ from llmapi.engine.plan import AttentionPlan, SpreadPlan
 from llmapi.engine.scheduler import Chunk
 
 TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+QUANTISED_TOLERANCE = 1e-1
+"""At least, where activations are quantised too: bitsandbytes' 8 bits round a row differently in
+other company."""
 
 
 class GenericNetwork:
@@ -44,6 +47,8 @@ class GenericNetwork:
             raise UnsupportedModel("this model does not let its attention be replaced")
         self.shape = self._probe()
         self.tolerance = TOLERANCE[self.shape.dtype]
+        if getattr(model, "quantization_method", None) is not None:
+            self.tolerance = max(self.tolerance, QUANTISED_TOLERANCE)
 
     def pack(self, deltas: Mapping[str, Delta]) -> dict[str, Delta]:
         for name in deltas.keys() - self._hooked:
@@ -122,12 +127,12 @@ class GenericNetwork:
 
 def _projections(model: Any) -> Iterator[tuple[str, tuple[int, int]]]:
     """Name, inputs and outputs of each, in layers of peft's (`base_layer`) too."""
+    head = model.get_output_embeddings()
     for name, module in model.named_modules():
-        inside = any(part in name for part in (".base_layer", ".lora_"))
         plain = getattr(module, "base_layer", module)
-        if isinstance(plain, torch.nn.Linear) and not inside:
-            if module is not model.get_output_embeddings():
-                yield name, (plain.in_features, plain.out_features)
+        inside = ".base_layer" in name or ".lora_" in name
+        if isinstance(plain, torch.nn.Linear) and module is not head and not inside:
+            yield name, (plain.in_features, plain.out_features)
 
 
 class _Known(torch.nn.Module):

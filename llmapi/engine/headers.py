@@ -4,10 +4,12 @@ Knows no torch: a header is read in a moment, before anything slow begins.
 """
 
 import json
+import os
+import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from llmapi.engine.source import LoadError
 
@@ -17,6 +19,10 @@ FLOATS = ("F64", "F32", "F16", "BF16")
 _LENGTH_BYTES = 8
 _LONGEST = 100_000_000
 """Bytes of a header, at most (safetensors' own limit)."""
+
+_GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Bytes of a value of a GGUF file's header, by its type."""
+_GGUF_STRING, _GGUF_ARRAY = 8, 9
 
 _POINTER = b"version https://git-lfs"
 
@@ -43,6 +49,50 @@ def read_headers(paths: list[Path]) -> dict[str, TensorHeader]:
     if not found:
         raise LoadError(f"'{paths[0]}' is empty: there is no tensor in it.")
     return found
+
+
+def numbers_in_gguf(path: Path) -> int:
+    """How many numbers the tensors of a GGUF file hold. Raises LoadError."""
+    try:
+        with path.open("rb") as file:
+            _, _, tensors, pairs = struct.unpack("<4sIQQ", file.read(24))
+            for _ in range(pairs):
+                _skip_string(file)
+                _skip_value(file, *_unpack("<I", file))
+            return sum(_count_tensor(file) for _ in range(tensors))
+    except (OSError, struct.error, KeyError, OverflowError) as error:
+        raise LoadError(f"'{path}' is no GGUF file that can be read: fetch it again.") from error
+
+
+def _unpack(pattern: str, file: BinaryIO) -> tuple[int, ...]:
+    return struct.unpack(pattern, file.read(struct.calcsize(pattern)))
+
+
+def _skip_string(file: BinaryIO) -> None:
+    (length,) = _unpack("<Q", file)
+    file.seek(length, os.SEEK_CUR)
+
+
+def _skip_value(file: BinaryIO, kind: int) -> None:
+    if kind == _GGUF_STRING:
+        _skip_string(file)
+    elif kind == _GGUF_ARRAY:
+        inner, length = _unpack("<IQ", file)
+        if inner in _GGUF_SIZES:
+            file.seek(_GGUF_SIZES[inner] * length, os.SEEK_CUR)
+            return
+        for _ in range(length):
+            _skip_value(file, inner)
+    else:
+        file.seek(_GGUF_SIZES[kind], os.SEEK_CUR)
+
+
+def _count_tensor(file: BinaryIO) -> int:
+    _skip_string(file)
+    (dimensions,) = _unpack("<I", file)
+    shape = _unpack(f"<{dimensions}Q", file)
+    _unpack("<IQ", file)  # its type, and where it is
+    return prod(shape)
 
 
 def _read_header(path: Path) -> dict[str, TensorHeader]:

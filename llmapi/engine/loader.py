@@ -2,6 +2,7 @@
 model."""
 
 import json
+import pickle
 import time
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -32,6 +33,7 @@ from llmapi.engine.placement import check_placement, placement
 from llmapi.engine.runner import Runner, check_prompts
 from llmapi.engine.source import (
     LoadError,
+    Source,
     find_adapter,
     find_source,
     find_tokenizer,
@@ -69,12 +71,12 @@ def load(config: EngineConfig, report: Report = lambda progress: None) -> Loaded
     _use_threads(config, report)
     devices, source = _devices(config), find_source(config)
     adapter = read_adapter(find_adapter(config.lora_model)) if config.lora_model else None
+    _check_room(config, source, devices, adapter)
     directory = source.directory
     if source.gguf is not None:
         directory = converted(source.gguf, Path(config.cache_dir), report)
     if directory is None:
         raise LoadError(f"There is no model at '{config.base_model}'.")
-    _check_room(config, source.name, directory, devices, adapter)
     tokenizer_dir = _tokenizer_directory(config, directory, adapter)
 
     report(LoadProgress(f"Loading {source.name}: the tokenizer"))
@@ -195,15 +197,14 @@ def _check_gpus(config: EngineConfig, devices: list[torch.device]) -> None:
 
 def _check_room(
     config: EngineConfig,
-    name: str,
-    directory: Path,
+    source: Source,
     devices: list[torch.device],
     adapter: AdapterFiles | None,
 ) -> None:
     """Raises LoadError if the model will not fit."""
-    gpus = devices[0].type == "cuda"
-    free = sum(map(free_on, devices)) if gpus else None
-    check_memory(config, name, read_weights(directory), adapter, free_on_gpus=free)
+    weights = read_weights(source)
+    free = sum(map(free_on, devices)) if devices[0].type == "cuda" else None
+    check_memory(config, source.name, weights, adapter, free_on_gpus=free)
 
 
 def _tokenizer_directory(
@@ -255,18 +256,21 @@ def _load_model(directory: Path, devices: list[torch.device], config: EngineConf
     dtype, first = config.dtype, devices[0]
     if dtype not in ("auto", *DTYPES):
         raise LoadError(f"'{dtype}' is no dtype: give auto, {', '.join(DTYPES)}.")
+    files = weight_files(directory)
     wanted = DTYPES.get(dtype, torch.float32 if first.type == "cpu" else "auto")
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=wanted,
             quantization_config=_bitsandbytes(config) if first.type == "cuda" else None,
-            use_safetensors=not is_pickle(weight_files(directory)[0]),
+            use_safetensors=not is_pickle(files[0]),
             weights_only=True,  # a pickle is read as tensors and nothing else
             local_files_only=True,
             trust_remote_code=False,
             **placement(devices),
         )
+    except pickle.UnpicklingError as error:
+        raise merging.unsafe_pickle(files[0]) from error
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise LoadError(f"The model in '{directory}' cannot be loaded ({reason}).") from error

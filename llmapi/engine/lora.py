@@ -18,9 +18,9 @@ Shapes = Mapping[str, Shape]
 EMBEDDINGS, HEADS = ("embed_tokens", "wte"), ("lm_head",)
 """Last parts of the names of modules that have a row for each token."""
 
-PADDING_MULTIPLE, MOST_PADDING = 8, 256
-"""An embedding may have so many rows more than its tokenizer has tokens, for the hardware's
-sake."""
+PADDINGS = (8, 16, 32, 64, 128, 256)
+"""An embedding may have more rows than its tokenizer has tokens: up to the next multiple of one of
+these, for the hardware's sake."""
 
 _TENSOR = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+?)(?:\.base_layer)?\."
@@ -111,7 +111,13 @@ def check_fits(adapter: AdapterFiles, shapes: Shapes, base: Shapes, base_name: s
 
 
 def embedding_rows(
-    adapter: AdapterFiles | None, shapes: Shapes, *, base: int, tied: bool, tokens: int, ordinary: int
+    adapter: AdapterFiles | None,
+    shapes: Shapes,
+    *,
+    base: int,
+    tied: bool,
+    tokens: int,
+    ordinary: int,
 ) -> int:
     """How many rows the model's embeddings must have, for the tokenizer and the adapter.
 
@@ -122,7 +128,9 @@ def embedding_rows(
     saved = _saved_rows(shapes)
     if adapter is None or not saved:
         if ordinary > base:
-            brings = f"the adapter in '{adapter.directory}'" if adapter else "no adapter (--lora_model)"
+            brings = (
+                f"the adapter in '{adapter.directory}'" if adapter else "no adapter (--lora_model)"
+            )
             lacks = "does not bring" if adapter else "brings"
             raise LoadError(
                 f"The tokenizer has {tokens:,} tokens, the model's embedding has {base:,} rows, "
@@ -140,7 +148,7 @@ def embedding_rows(
             f"The adapter in '{adapter.directory}' has {rows:,} rows of '{name}', the base "
             f"{base:,}, and it does not bring the other embedding for them."
         )
-    padded = rows % PADDING_MULTIPLE == 0 and tokens < rows < tokens + MOST_PADDING
+    padded = rows in (-(-tokens // multiple) * multiple for multiple in PADDINGS)
     if rows == tokens or padded or (rows == base and tokens < rows):
         return rows
     raise LoadError(

@@ -15,8 +15,8 @@ from llmapi.engine.lora import AdapterFiles, Shapes, check_contents
 from llmapi.engine.source import LoadError
 
 CONVERSION = (
-    "python -c \"import torch; from safetensors.torch import save_file; save_file(torch.load('{0}', "
-    "map_location='cpu', weights_only=False), '{1}')\""
+    'python -c "import torch; from safetensors.torch import save_file; '
+    "save_file(torch.load('{0}', 'cpu', weights_only=False), '{1}')\""
 )
 
 
@@ -31,17 +31,21 @@ def tensor_shapes(adapter: AdapterFiles) -> Shapes:
         tensors = torch.load(adapter.file, map_location="cpu", weights_only=True)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     except pickle.UnpicklingError as error:
-        command = CONVERSION.format(adapter.file, adapter.file.with_suffix(".safetensors"))
-        raise LoadError(
-            f"'{adapter.file}' is a pickle with more in it than tensors, which could run code when "
-            f"it is read. If you trust it, convert it: {command}"
-        ) from error
+        raise unsafe_pickle(adapter.file) from error
     except Exception as error:
         raise LoadError(
             f"'{adapter.file}' cannot be read ({type(error).__name__}: {error}): fetch it again."
         ) from error
     check_contents(adapter, shapes)
     return shapes
+
+
+def unsafe_pickle(file: Path) -> LoadError:
+    command = CONVERSION.format(file, file.with_suffix(".safetensors"))
+    return LoadError(
+        f"'{file}' is damaged, or it is a pickle with more in it than tensors, which could run "
+        f"code when it is read. Fetch it again, or, if you trust it, convert it: {command}"
+    )
 
 
 def module_shapes(directory: Path) -> Shapes:
@@ -73,9 +77,8 @@ def resize(model: Any, rows: int) -> None:
 def attach(model: Any, adapter: AdapterFiles) -> Any:
     """`model` with the adapter beside its weights, as peft loads it. Raises LoadError."""
     with _as_load_error(adapter):
-        peft_model = PeftModel.from_pretrained(
-            model, adapter.directory, torch_device=str(model.device)
-        )
+        # Read on the CPU, from where each tensor goes to the device of the layer that it is for.
+        peft_model = PeftModel.from_pretrained(model, adapter.directory, torch_device="cpu")
     return peft_model.eval().requires_grad_(False)
 
 
@@ -87,12 +90,16 @@ def merge(peft_model: Any, adapter: AdapterFiles) -> Any:
     Raises LoadError.
     """
     model = peft_model.get_base_model()
-    if getattr(model, "quantization_method", None) is not None:
+    if is_quantised(model):
         return model
     _untie(model)
     with _as_load_error(adapter):
         merged = peft_model.merge_and_unload(safe_merge=True)
     return merged.eval().requires_grad_(False)
+
+
+def is_quantised(model: Any) -> bool:
+    return getattr(model, "quantization_method", None) is not None
 
 
 def _untie(model: Any) -> None:

@@ -90,9 +90,7 @@ class AttentionPlan:
         singles = sorted((c for c in chunks if c.count == 1), key=lambda c: -c.end)
         longer = [c for c in chunks if c.count > 1]
         self.order = singles + longer
-        self._slots = cache.slot_rows(
-            torch.tensor(self._slot_numbers(), dtype=torch.long), device
-        )
+        self._slots = cache.slot_rows(torch.tensor(self._slot_numbers(), dtype=torch.long), device)
         self._rows = self._group(singles)
         self._spans = self._lay_out(longer, len(singles))
 

@@ -84,7 +84,9 @@ def find_adapter(given: str) -> Path:
         raise LoadError(f"'{given}' is a file: give the directory of the LoRA adapter.")
     if not directory.is_dir():
         if not is_hub_id(given):
-            raise LoadError(f"There is no LoRA adapter at '{given}': no such directory.")
+            raise LoadError(
+                f"There is no LoRA adapter at '{given}' (--lora_model): no such directory."
+            )
         directory = fetch(given, (ADAPTER_CONFIG, *ADAPTER_FILES, *TOKENIZER))
     if not (directory / ADAPTER_CONFIG).is_file():
         hint = ""
@@ -178,8 +180,7 @@ def _parts(index: Path) -> list[Path]:
 def _check_directory(directory: Path) -> None:
     if not (directory / "config.json").is_file():
         raise LoadError(
-            f"'{directory}' has no config.json, so it is no Hugging Face model."
-            f"{_hint(directory)}"
+            f"'{directory}' has no config.json, so it is no Hugging Face model.{_hint(directory)}"
         )
     read_json(directory / "config.json")
     weight_files(directory)
