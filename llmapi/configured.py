@@ -8,6 +8,7 @@ from django.core.exceptions import ImproperlyConfigured
 from llmapi.backends.base import Backend
 from llmapi.backends.echo import EchoBackend
 from llmapi.backends.local import LocalBackend
+from llmapi.backends.templates import ChatTemplate, find_template
 from llmapi.engine.checks import check_local
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.embedded import embedded_model_path
@@ -29,6 +30,7 @@ def configured_backends(options: Any) -> list[Backend]:
                 "repetition_penalty": options.default_repetition_penalty,
             },
             completion_template=options.completion_template,
+            prompt_template=prompt_template(options),
             shared_system_prompts=[*map(system_prompt, options.shared_system_prompts)],
         )
     ]
@@ -66,6 +68,16 @@ def engine_config(options: Any) -> EngineConfig:
     except LoadError as error:
         raise ImproperlyConfigured(str(error)) from error
     return config
+
+
+def prompt_template(options: Any) -> ChatTemplate | None:
+    """The template that is set; None: the tokenizer's own. Raises ImproperlyConfigured."""
+    try:
+        return find_template(options.prompt_template)
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"--prompt_template (LLMAPI_PROMPT_TEMPLATE): {error}"
+        ) from error
 
 
 def system_prompt(path: str) -> str:

@@ -19,6 +19,7 @@ from llmapi.backends.mailbox import Mailbox
 from llmapi.backends.preparation import Preparation
 from llmapi.backends.prompt import PromptEncoder
 from llmapi.backends.sampling import SamplingDefaults
+from llmapi.backends.templates import ChatTemplate
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.messages import (
     Abort,
@@ -51,11 +52,13 @@ class LocalBackend(Backend):
         max_tokens: int = 512,
         operator_defaults: Mapping[str, float | int | None] | None = None,
         completion_template: str = "auto",
+        prompt_template: ChatTemplate | None = None,
         shared_system_prompts: Collection[str] = (),
         launch: Launch = launch_process,
     ) -> None:
         self.defaults = SamplingDefaults(max_tokens, operator_defaults or {})
         self.completion_template = completion_template
+        self.prompt_template = prompt_template
         self.shared_system_prompts = frozenset(text.strip() for text in shared_system_prompts)
         self.last_step: StepOutput | None = None
         self.link = EngineLink(config, launch, self._hear, self._engine_lost)
@@ -169,7 +172,9 @@ class LocalBackend(Backend):
         self._report("Reading the tokenizer")
         self._warming_up.join()  # transformers may not be imported by two threads at once
         return Preparation(
-            PromptEncoder.load(info.tokenizer_path, info.context_length, info.vocab_size),
+            PromptEncoder.load(
+                info.tokenizer_path, info.context_length, info.vocab_size, self.prompt_template
+            ),
             info,
             self.defaults,
             self.completion_template,

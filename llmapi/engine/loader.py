@@ -14,7 +14,6 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
 )
 
@@ -41,7 +40,8 @@ from llmapi.engine.source import (
     is_pickle,
     weight_files,
 )
-from llmapi.engine.vocabulary import Vocabulary
+from llmapi.engine.tokenizer import load_tokenizer
+from llmapi.engine.vocabulary import TURN_ENDS, Vocabulary
 
 BLOCK_SIZE = 16
 
@@ -50,10 +50,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>")
-"""Tokens that end an answer in chat templates. Some models' files name only the end of a
-document."""
 
 DEFAULTS = ("temperature", "top_p", "top_k", "repetition_penalty", "do_sample")
 
@@ -244,9 +240,7 @@ def _rows(directory: Path, name: str, adapter: AdapterFiles | None, tokenizer: A
 
 def _load_tokenizer(directory: Path) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
+        return load_tokenizer(directory)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise LoadError(f"The tokenizer in '{directory}' cannot be read ({reason}).") from error

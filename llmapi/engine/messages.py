@@ -264,7 +264,7 @@ class ModelInfo:
 
     name: str
     tokenizer_path: str
-    """A local directory that `AutoTokenizer.from_pretrained` reads."""
+    """A local directory that `load_tokenizer` reads."""
 
     context_length: int
     hidden_size: int

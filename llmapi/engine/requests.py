@@ -86,7 +86,7 @@ def too_big(needed: int, num_beams: int, *, room: int, max_batch: int) -> str:
     of a cache that has `room`."""
     if num_beams > max_batch:
         return (
-            f"num_beams is {num_beams}, but this server writes {max_batch} sequences at a time: "
+            f"'num_beams' is {num_beams}, but this server writes {max_batch} sequences at a time: "
             "ask for no more."
         )
     return (

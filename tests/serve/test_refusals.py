@@ -53,6 +53,7 @@ def test_a_bad_flag_is_named(new_server, flags, named):
         ("LLMAPI_BASE_MODLE", "somewhere"),
         ("LLMAPI_SHUTDOWN_TIMEOUT_S", "soon"),
         ("LLMAPI_SHARED_SYSTEM_PROMPTS", "/nowhere/house.txt"),
+        ("LLMAPI_PROMPT_TEMPLATE", "/nowhere/house.jinja"),
         ("DATABASE_URL", "nonsense"),
         ("SECRET_KEY", "short"),
     ],
