@@ -4,35 +4,13 @@ a LLaMA whose tokenizer is a SentencePiece model and nothing else, and LoRA adap
 Each function writes a directory and returns it. No pytest here, so that any test may use it.
 """
 
-import io
-import json
 from pathlib import Path
 from typing import Any, Literal
 
 import peft
-import sentencepiece
+import pieces
 import torch
-from sentencepiece import sentencepiece_model_pb2
 from transformers import LlamaConfig, LlamaForCausalLM
-
-BASE_PIECES, CHINESE_PIECES = 420, 160
-
-ENGLISH = """
-A river runs through the old town, and on both banks there are houses with small gardens.
-In the morning the baker opens first; the smell of fresh bread goes up the street.
-What is the capital of China? The capital of China is Beijing, a city of many millions.
-Write a response that appropriately completes the request. Tell me three things about rivers.
-The teacher asked the children to count from one to ten, and then from ten back to one.
-When the rain had stopped, they took the boat, crossed the water and walked up the hill.
-"""
-CHINESE = """
-中国的首都是北京。北京是一座历史悠久的城市，有很多名胜古迹。
-春天来了，河边的树都绿了，孩子们在河边放风筝。
-请告诉我三个关于健康的建议：早睡早起，多喝水，坚持运动。
-老师问学生：“今天的天气怎么样？”学生回答：“今天天气很好，没有下雨。”
-我喜欢读书，也喜欢听音乐。晚上我和朋友一起去看电影。
-人工智能可以帮助人们更好地工作和学习，但是也需要人们正确地使用它。
-"""
 
 SPECIAL = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 
@@ -51,9 +29,9 @@ def llama_directory(
     `shards`: in several safetensors files with an index. `tokenizer`: the bytes of another
     SentencePiece model. The rest goes into its LlamaConfig.
     """
-    tokenizer = tokenizer or sentencepiece_model()
+    tokenizer = tokenizer or pieces.trained()
     values: dict[str, Any] = {
-        "vocab_size": sentencepiece.SentencePieceProcessor(model_proto=tokenizer).vocab_size(),
+        "vocab_size": pieces.size(tokenizer),
         "hidden_size": 64,
         "intermediate_size": 128,
         "num_hidden_layers": 2,
@@ -97,8 +75,7 @@ def lora_directory(
         torch.manual_seed(seed)
         model = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32)
         if tokenizer is not None:
-            processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer)
-            rows = rows or processor.vocab_size()
+            rows = rows or pieces.size(tokenizer)
         if rows is not None and rows != model.config.vocab_size:
             model.resize_token_embeddings(rows, mean_resizing=False)
         saved = ["embed_tokens", "lm_head"] if embeddings == "modules_to_save" else None
@@ -125,7 +102,7 @@ def lora_directory(
 def chinese_lora_directory(path: Path, base: Path, **kwargs: Any) -> Path:
     """As Chinese-Alpaca's: a tokenizer with more pieces than the base's, and their embeddings."""
     values = {
-        "tokenizer": more_pieces(sentencepiece_model()),
+        "tokenizer": pieces.extended(pieces.trained()),
         "embeddings": "modules_to_save",
         "targets": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
     }
@@ -134,9 +111,6 @@ def chinese_lora_directory(path: Path, base: Path, **kwargs: Any) -> Path:
 
 def write_tokenizer(path: Path, tokenizer: bytes) -> None:
     """As a LLaMA-1 or -2 directory has it: no tokenizer.json."""
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "tokenizer.model").write_bytes(tokenizer)
-    (path / "special_tokens_map.json").write_text(json.dumps(SPECIAL))
     told = SPECIAL | {
         "tokenizer_class": "LlamaTokenizer",
         "add_bos_token": True,
@@ -144,43 +118,7 @@ def write_tokenizer(path: Path, tokenizer: bytes) -> None:
         "clean_up_tokenization_spaces": False,
         "model_max_length": 1000000000000000019884624838656,
     }
-    (path / "tokenizer_config.json").write_text(json.dumps(told))
-
-
-def sentencepiece_model() -> bytes:
-    """BPE with byte fallback, trained as LLaMA's was, on English and a line of Chinese: most
-    Chinese characters are bytes."""
-    return _trained(ENGLISH + CHINESE.split()[0], BASE_PIECES)
-
-
-def more_pieces(base: bytes) -> bytes:
-    """The same with the pieces of a Chinese one appended, as Chinese-LLaMA's was made."""
-    chinese = sentencepiece_model_pb2.ModelProto.FromString(_trained(CHINESE, 256 + CHINESE_PIECES))
-    merged = sentencepiece_model_pb2.ModelProto.FromString(base)
-    known = {piece.piece for piece in merged.pieces}
-    for piece in chinese.pieces:
-        if piece.piece not in known:
-            merged.pieces.add(piece=piece.piece, score=0.0)
-    return bytes(merged.SerializeToString())
-
-
-def _trained(text: str, pieces: int) -> bytes:
-    written = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(text.strip().splitlines()),
-        model_writer=written,
-        model_type="bpe",
-        vocab_size=pieces,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        character_coverage=1.0,
-        normalization_rule_name="identity",
-        remove_extra_whitespaces=False,
-        split_digits=True,
-        num_threads=1,
-        minloglevel=2,
-    )
-    return written.getvalue()
+    pieces.write(path, tokenizer, special_tokens_map=SPECIAL, tokenizer_config=told)
 
 
 def _is_embedding(name: str) -> bool:

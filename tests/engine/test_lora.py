@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import directories
+import pieces
 import pytest
-import sentencepiece
 import torch
 from driving import Told, ask, drive
 from peft import PeftModel
@@ -28,7 +28,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Setting .save_embedding_layers. to .True."),
 ]
 
-CHINESE_PROMPT = "春天来了，孩子们在河边放风筝。The river 🌸 runs"
+CHINESE_PROMPT = "告诉我中国的首都在哪里，你好北京。The river 🌸 runs"
+ROWS = pieces.size(pieces.trained())
+MORE_ROWS = pieces.size(pieces.extended(pieces.trained()))
 DECODERS = ("native", "fused", "generic")
 TIED = {"tie_word_embeddings": True}
 
@@ -42,7 +44,7 @@ CASES: dict[str, tuple[dict[str, Any], Callable[..., Path] | None, dict[str, Any
         {"embeddings": "saved"},
     ),
     "more pieces, a pickle": ({}, directories.chinese_lora_directory, {"pickled": True}),
-    "rows for the hardware's sake": ({}, directories.chinese_lora_directory, {"rows": 576}),
+    "rows for the hardware's sake": ({}, directories.chinese_lora_directory, {"rows": 448}),
     "more pieces, tied base": (TIED, directories.chinese_lora_directory, {}),
     "rslora": (
         {},
@@ -92,14 +94,14 @@ def reference(base: Path, adapter: Path | None, rows: int) -> Any:
 
 
 def encode(directory: Path, text: str) -> list[int]:
-    processor = sentencepiece.SentencePieceProcessor(str(directory / "tokenizer.model"))
+    processor = pieces.itself(directory)
     return [processor.bos_id(), *processor.encode(text)]
 
 
 def text_of(directory: Path, tokens: list[int]) -> str:
     """What SentencePiece's own pieces spell in the middle of a text; half a character at its end
     dropped."""
-    processor = sentencepiece.SentencePieceProcessor(str(directory / "tokenizer.model"))
+    processor = pieces.itself(directory)
     spelled = b""
     for token in tokens:
         if token >= processor.vocab_size():
@@ -156,7 +158,7 @@ def test_logits_and_greedy_text_are_those_of_peft(case: str, decoder: str, tmp_p
     model = reference(base, adapter, loaded.info.vocab_size)
     prompt = encode(tokenizer, CHINESE_PROMPT)
     if "more pieces" in case:
-        assert max(prompt) >= 420  # rows that only the adapter brings
+        assert max(prompt) >= ROWS  # rows that only the adapter brings
     with torch.inference_mode():
         theirs = model(input_ids=torch.tensor([prompt])).logits[0]
     size = theirs.abs().max()
@@ -181,7 +183,7 @@ def test_the_sum_of_both_is_what_is_packed(values: dict[str, Any], tmp_path: Pat
     base, adapter = write(tmp_path, "more pieces")
     assert adapter
     merged = tmp_path / "Merged"
-    reference(base, adapter, 544).merge_and_unload().save_pretrained(merged)
+    reference(base, adapter, MORE_ROWS).merge_and_unload().save_pretrained(merged)
     directories.write_tokenizer(merged, (adapter / "tokenizer.model").read_bytes())
     prompt = encode(adapter, CHINESE_PROMPT)
     ours = logits(load_both(base, adapter, decoder="native", **values), prompt)
@@ -239,7 +241,7 @@ def test_an_adapter_as_chinese_alpaca_published_them_is_read(tmp_path: Path) -> 
 def test_a_tokenizer_that_is_named_goes_before_the_adapters(tmp_path: Path) -> None:
     base, adapter = write(tmp_path, "more pieces")
     named = tmp_path / "Named"
-    directories.write_tokenizer(named, directories.more_pieces(directories.sentencepiece_model()))
+    directories.write_tokenizer(named, pieces.extended(pieces.trained()))
     assert load_both(base, adapter, tokenizer_path=str(named)).info.tokenizer_path == str(named)
 
 
@@ -269,7 +271,7 @@ def test_tokens_that_were_added_later_get_rows_that_are_never_likely(tmp_path: P
         kv_cache_tokens=512,
     )
     loaded = load(config, told.append)
-    assert loaded.info.vocab_size == 421
-    assert any("421 tokens: the embeddings are resized" in line.text for line in told)
+    assert loaded.info.vocab_size == ROWS + 1
+    assert any(f"{ROWS + 1} tokens: the embeddings are resized" in line.text for line in told)
     everywhere = logits(loaded, encode(base, CHINESE_PROMPT))
-    assert (everywhere[:, 420] < everywhere[:, :420].amax(-1) - 1).all()
+    assert (everywhere[:, ROWS] < everywhere[:, :ROWS].amax(-1) - 1).all()
