@@ -33,7 +33,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "base_model": {"metavar": "MODEL"},
     "lora_model": {"metavar": "DIR"},
     "tokenizer_path": {"metavar": "DIR"},
-    "gpus": {"metavar": "N"},
+    "gpus": {"metavar": "N[,N...]"},
     "only_cpu": {"action": "store_true"},
     "load_in_8bit": {"action": "store_true"},
     "load_in_4bit": {"action": "store_true"},
