@@ -17,7 +17,13 @@ from accounts.errors import ApiError
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
-ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models")
+ROUTES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/models",
+    "/v1/admin/adapters",
+)
 
 
 class InvalidRequest(ApiError):
@@ -53,6 +59,25 @@ class ContextLengthExceeded(ApiError):
 class ModelNotFound(ApiError):
     status_code = 404
     code = "model_not_found"
+
+
+class AdapterRefused(ApiError):
+    """The engine cannot serve this adapter; the message says why."""
+
+    code = "adapter_refused"
+
+
+class NameTaken(ApiError):
+    """409: a model has this name, or an alias."""
+
+    status_code = 409
+    code = "name_taken"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The name '{name}' is taken by another model or alias; give another one.",
+            param="name",
+        )
 
 
 class UnknownRoute(ApiError):
