@@ -53,7 +53,7 @@ class ApiKeyInline(NeverDeleted, admin.TabularInline):
 
     @admin.display(description="status")
     def status(self, key: ApiKey) -> str:
-        return status_of(key)
+        return key.status
 
 
 @admin.register(User)
@@ -150,7 +150,7 @@ class ApiKeyAdmin(NeverDeleted, admin.ModelAdmin):
 
     @admin.display(description="status")
     def status(self, key: ApiKey) -> str:
-        return status_of(key)
+        return key.status
 
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
         if change:
@@ -190,11 +190,3 @@ class ApiKeyAdmin(NeverDeleted, admin.ModelAdmin):
             f"{len(revoked)} revoked; they are refused from their next request on.",
             messages.SUCCESS if revoked else messages.WARNING,
         )
-
-
-def status_of(key: ApiKey) -> str:
-    if key.revoked_at is not None:
-        return "revoked"
-    if key.is_expired:
-        return "expired"
-    return "usable" if key.user.is_active else "owner not active"

@@ -56,9 +56,9 @@ class ApiKeyAuthentication(BaseAuthentication):
             raise InvalidApiKey("The Authorization header holds no API key after `Bearer`.")
         parsed = keys.parse(words[1]) if len(words) == 2 else None
         if parsed is None:
-            raise InvalidApiKey(
+            raise refused(
                 "This is not an API key of this server, or one with a typing error: "
-                "it has the wrong form. Copy the whole key again."
+                "it has the wrong form. Copy the whole key again"
             )
         return parsed
 
@@ -66,14 +66,22 @@ class ApiKeyAuthentication(BaseAuthentication):
         # Not `first`, which would sort the one row.
         key = next(iter(self.found_keys.filter(public_id=parsed.public_id)), None)
         if key is None or not keys.is_equal(key.digest, parsed.digest):
-            raise InvalidApiKey("This API key is unknown. Ask the operator of this server for one.")
+            raise refused("This API key is unknown. Ask the operator of this server for one")
         return key
 
     def check(self, key: ApiKey) -> None:
         """Only for a key that is proved: a stranger must not learn what became of a key."""
         if key.revoked_at is not None:
-            raise InvalidApiKey("This API key was revoked. Use another one.")
+            raise refused("This API key was revoked. Use another one")
         if key.is_expired:
-            raise InvalidApiKey("This API key has expired. Use another one.")
+            raise refused("This API key has expired. Use another one")
         if not key.user.is_active:
             raise InvalidApiKey("The account that this API key belongs to is not active.")
+
+
+def refused(sentence: str) -> InvalidApiKey:
+    """Of a key that is not taken. Where none is needed, a client that must send something (an SDK
+    with a placeholder) is in the way of its own request."""
+    if settings.LLMAPI.allow_anonymous:
+        sentence += ", or send no key: leave the Authorization header out"
+    return InvalidApiKey(f"{sentence}.")

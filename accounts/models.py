@@ -66,3 +66,12 @@ class ApiKey(models.Model):
     def is_usable(self) -> bool:
         """Neither revoked nor expired. Whether the owner is active is the owner's business."""
         return self.revoked_at is None and not self.is_expired
+
+    @property
+    def status(self) -> str:
+        """In the words of the admin and of `manage.py keys`. Reads the owner."""
+        if self.revoked_at is not None:
+            return "revoked"
+        if self.is_expired:
+            return "expired"
+        return "usable" if self.user.is_active else "owner not active"

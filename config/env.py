@@ -114,6 +114,11 @@ class ServerSettings(BaseSettings):
     default_repetition_penalty: float | None = Field(
         None, ge=0.01, le=10, description="Default: generation_config.json's, else 1.1."
     )
+    prompt_template: str = Field(
+        "auto",
+        description="How chats are written for the model: `auto` (the tokenizer's own template, "
+        "else Alpaca's), `alpaca`, `llama-2`, `chatml`, or a file with a jinja template.",
+    )
     completion_template: Literal["auto", "none"] = Field(
         "auto",
         description="`auto` wraps a completion's prompt in the model's instruction template, as "
@@ -234,7 +239,7 @@ class ServerSettings(BaseSettings):
                 raise ValueError("must be a PostgreSQL (postgres://) or SQLite (sqlite:///) URL")
         return value
 
-    @field_validator("engine", "dtype", "log_level", mode="before")
+    @field_validator("engine", "dtype", "log_level", "prompt_template", mode="before")
     @classmethod
     def strip_space(cls, value: object) -> object:
         return value.strip() if isinstance(value, str) else value

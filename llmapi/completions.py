@@ -92,6 +92,7 @@ class Outcome:
     choices: list[Choice]
     started: float = field(default_factory=time.monotonic)
     first_token_ms: int | None = None
+    status: Completion.Status = Status.RUNNING
 
     def add(self, event: Answer) -> None:
         choice = self.choices[event.index]
@@ -229,7 +230,7 @@ async def run_completion(
         raise
     finally:
         flusher.remove(outcome.completion_pk)
-        await finish(outcome.completion_pk, end)
+        await finish(outcome, end)
 
 
 async def run_embedding(outcome: Outcome) -> list[bytes]:
@@ -243,12 +244,13 @@ async def run_embedding(outcome: Outcome) -> list[bytes]:
         end = outcome.end(status_after(error), sentence_about(error))
         raise
     finally:
-        await finish(outcome.completion_pk, end)
+        await finish(outcome, end)
 
 
-async def finish(completion_pk: int, end: CompletionEnd) -> None:
+async def finish(outcome: Outcome, end: CompletionEnd) -> None:
     """Write the end of a request; a caller that is cancelled meanwhile waits for it."""
-    writing = running.start_write(write_end(completion_pk, end))
+    outcome.status = end.status
+    writing = running.start_write(write_end(outcome.completion_pk, end))
     try:
         await asyncio.shield(writing)
     except asyncio.CancelledError:

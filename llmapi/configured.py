@@ -9,6 +9,7 @@ from llmapi.backends.adapters import why_no_adapter, why_no_name
 from llmapi.backends.base import Backend
 from llmapi.backends.echo import EchoBackend
 from llmapi.backends.local import LocalBackend
+from llmapi.backends.templates import ChatTemplate, find_template
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.embedded import embedded_model_path
 from llmapi.engine.source import LoadError, check_local
@@ -36,6 +37,7 @@ def configured_backends(options: Any) -> list[Backend]:
                 "repetition_penalty": options.default_repetition_penalty,
             },
             completion_template=options.completion_template,
+            prompt_template=prompt_template(options),
             shared_system_prompts=[*map(system_prompt, options.shared_system_prompts)],
         )
     ]
@@ -110,6 +112,16 @@ def adapters(options: Any) -> tuple[tuple[str, str], ...]:
             )
         found.append((name, str(directory)))
     return tuple(found)
+
+
+def prompt_template(options: Any) -> ChatTemplate | None:
+    """The template that is set; None: the tokenizer's own. Raises ImproperlyConfigured."""
+    try:
+        return find_template(options.prompt_template)
+    except ValueError as error:
+        raise ImproperlyConfigured(
+            f"--prompt_template (LLMAPI_PROMPT_TEMPLATE): {error}"
+        ) from error
 
 
 def system_prompt(path: str) -> str:

@@ -7,7 +7,7 @@ it reads the next message, and so would not hear a client leave; here the work i
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from io import BytesIO
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from llmapi.completions import (
     admit,
     run_completion,
     run_embedding,
+    status_after,
 )
 from llmapi.engine.messages import Answer, Finish, PromptLogprobs, TextDelta
 from llmapi.errors import (
@@ -75,7 +76,10 @@ class DoorConsumer(AsyncHttpConsumer):
         self.began = time.monotonic()
         self.body_bytes = 0
         self.task: asyncio.Task[None] | None = None
-        self.headers_sent = False
+        self.asker: Asker | None = None
+        self.outcome: Outcome | None = None
+        self.status: int | None = None
+        """Of the answer, once its headers were sent."""
 
     # ---- the life of a request ------------------------------------------------------------------
 
@@ -88,11 +92,15 @@ class DoorConsumer(AsyncHttpConsumer):
         if self.body_bytes > settings.LLMAPI.max_body_bytes:
             limit = settings.LLMAPI.max_body_bytes
             error = BodyTooLarge(f"The request body may have {limit} bytes at most.")
-            self.task = running.start(self.send_error(error))
+            self.start(self.send_error(error))
             return
         self.body.append(piece)
         if not message.get("more_body"):
-            self.task = running.start(self.answer_or_error(b"".join(self.body)))
+            self.start(self.answer_or_error(b"".join(self.body)))
+
+    def start(self, work: Coroutine[Any, Any, None]) -> None:
+        self.task = running.start(work)
+        self.task.add_done_callback(self.log)
 
     async def dispatch(self, message: dict[str, Any]) -> None:
         """Channels' own has another thread look for database connections to close, at every
@@ -108,8 +116,8 @@ class DoorConsumer(AsyncHttpConsumer):
     async def answer_or_error(self, body: bytes) -> None:
         try:
             running.check_room(settings.LLMAPI.max_pending)
-            outcome = await admit(partial(self.accept, body))
-            await self.answer(outcome)
+            self.outcome = await admit(partial(self.accept, body))
+            await self.answer(self.outcome)
         except asyncio.CancelledError:
             if running.expired:  # it was the server that left, so the client still listens
                 await self.send_error(ServerUnavailable("The server was shut down."))
@@ -121,11 +129,11 @@ class DoorConsumer(AsyncHttpConsumer):
         """All that is done before anything is generated, in one go on a thread: who asks, for what,
         and that it is written down."""
         self.check_still_there()  # it may have waited long for the thread
-        asker = self.identify()
+        self.asker = self.identify()
         self.asked = self.validate(body)
         self.request = self.asked.to_request()
         self.check_still_there()
-        return accept(asker, self.request, self.asked.kept_parameters, self.asked.streamed)
+        return accept(self.asker, self.request, self.asked.kept_parameters, self.asked.streamed)
 
     def check_still_there(self) -> None:
         if self.task is not None and self.task.cancelling():
@@ -150,12 +158,35 @@ class DoorConsumer(AsyncHttpConsumer):
     def validate(self, body: bytes) -> RequestSerializer:
         headers = dict(self.scope["headers"])
         content_type = headers.get(b"content-type", b"").decode("latin-1")
-        serializer = self.view.serializer_class(data=parse_json(body, content_type))
-        serializer.is_valid(raise_exception=True)
-        return serializer
+        return self.view.serializer_class.read(parse_json(body, content_type))
 
     async def answer(self, outcome: Outcome) -> None:
         raise NotImplementedError
+
+    def log(self, task: "asyncio.Task[None]") -> None:
+        """One line for each request, when it is over, without a word of what was said."""
+        took_ms = round((time.monotonic() - self.began) * 1000)
+        asker, outcome = self.asker, self.outcome
+        facts = [f"{took_ms} ms"]
+        if outcome is not None:
+            facts.append(f"{outcome.prepared.prompt_tokens}+{outcome.completion_tokens} tokens")
+        if asker is not None:
+            key = "no key" if asker.api_key_id is None else f"key {asker.api_key_id}"
+            facts += [f"user {asker.user_id}", key]
+        logger.info(
+            "%s POST %s %s %s, %s",
+            self.request_id,
+            self.scope["path"],
+            self.status or "-",
+            self.ending(task),
+            ", ".join(facts),
+        )
+
+    def ending(self, task: "asyncio.Task[None]") -> str:
+        """How the request ended: as its row says, or `refused` if it was not accepted."""
+        if self.outcome is not None:
+            return self.outcome.status
+        return status_after(asyncio.CancelledError()) if task.cancelled() else "refused"
 
     # ---- sending --------------------------------------------------------------------------------
 
@@ -169,16 +200,9 @@ class DoorConsumer(AsyncHttpConsumer):
             (b"referrer-policy", b"same-origin"),
         ]
 
-    def log(self, status: int) -> None:
-        """One line for each request, without a word of what was said."""
-        took_ms = round((time.monotonic() - self.began) * 1000)
-        path = self.scope["path"]
-        logger.info("%s POST %s %d, %d ms", self.request_id, path, status, took_ms)
-
     async def send_json(self, value: Any, status: int = 200, extra: Any = ()) -> None:
         body = sse.encode_json(value) + b"\n"  # so that a shell prompt starts on a line of its own
-        self.headers_sent = True
-        self.log(status)
+        self.status = status
         length = (b"content-length", str(len(body)).encode())
         await self.send_response(
             status, body, headers=[*self.headers(b"application/json"), length, *extra]
@@ -188,7 +212,7 @@ class DoorConsumer(AsyncHttpConsumer):
         """The envelope: as a response, or as an event once a stream has begun."""
         if error.status_code >= 500:
             logger.warning("%s: %s", self.request_id, error.message)
-        if self.headers_sent:
+        if self.status is not None:
             await self.send_body(sse.event(envelope(error)) + sse.DONE)
             return
         extra = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
@@ -239,9 +263,8 @@ class GenerationConsumer(DoorConsumer):
 
     async def send_events(self, data: bytes, *, more_body: bool = True) -> None:
         self.last_sent = time.monotonic()
-        if not self.headers_sent:
-            self.headers_sent = True
-            self.log(200)
+        if self.status is None:
+            self.status = 200
             headers = [
                 *self.headers(b"text/event-stream; charset=utf-8"),
                 (b"cache-control", b"no-cache"),

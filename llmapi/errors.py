@@ -24,17 +24,22 @@ ROUTES = (
     "/v1/models",
     "/v1/admin/adapters",
 )
+NOT_HERE = (
+    *("/v1/responses", "/v1/moderations", "/v1/audio", "/v1/images", "/v1/files", "/v1/batches"),
+    *("/v1/fine_tuning", "/v1/assistants", "/v1/threads", "/v1/messages"),
+)
+"""Routes of OpenAI's API, and the one of Anthropic's, that clients may look for."""
 
 
 class InvalidRequest(ApiError):
-    """The body is not what the route takes; `param` names the field."""
+    """The body is not what the route takes; `param` names the field, and so will the message."""
 
 
-class UnknownParameter(ApiError):
+class UnknownParameter(InvalidRequest):
     code = "unknown_parameter"
 
 
-class UnsupportedParameter(ApiError):
+class UnsupportedParameter(InvalidRequest):
     code = "unsupported_parameter"
 
 
@@ -52,7 +57,7 @@ class UnsupportedMediaType(ApiError):
     code = "unsupported_media_type"
 
 
-class ContextLengthExceeded(ApiError):
+class ContextLengthExceeded(InvalidRequest):
     code = "context_length_exceeded"
 
 
@@ -180,14 +185,31 @@ def as_api_error(exception: BaseException) -> ApiError:
 
 def envelope(error: ApiError) -> dict[str, Any]:
     """OpenAI's error body; all four keys are always there."""
+    names_field = isinstance(error, InvalidRequest)
     return {
         "error": {
-            "message": error.message,
+            "message": about(error.param, error.message) if names_field else error.message,
             "type": error.error_type,
             "param": error.param,
             "code": error.code,
         }
     }
+
+
+def about(path: str | None, sentence: str) -> str:
+    """The sentence with the field's path in quotes, for of an error the SDKs show nothing else: as
+    the subject of one that begins with its verb ("Must be at most 2."), in place of its bare name,
+    or else in front."""
+    subject = f"'{path}'" if path else "The request body"
+    verb, _, rest = sentence.removeprefix("This field ").partition(" ")
+    if verb in ("Must", "May", "is", "may"):
+        return f"{subject} {verb.lower()} {rest}"
+    if not path or subject in sentence:
+        return sentence
+    name = path.rpartition(".")[2]
+    if f"'{name}'" in sentence:
+        return sentence.replace(f"'{name}'", subject, 1)
+    return f"{subject}: {sentence}"
 
 
 def first_problem(detail: Any, path: str = "") -> ApiError:
@@ -242,10 +264,21 @@ def bad_request(request: HttpRequest, exception: Exception) -> JsonResponse:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
-    nearest = difflib.get_close_matches(request.path, ROUTES, n=1, cutoff=0.5)
-    hint = f"Did you mean {nearest[0]}? " if nearest else ""
     path = request.path[:200]
-    return json_error(UnknownRoute(f"There is no {path} here. {hint}See /docs/ for the routes."))
+    return json_error(UnknownRoute(f"{what_instead_of(path)} See /docs/ for the routes."))
+
+
+def what_instead_of(path: str) -> str:
+    """That there is no such route, and which one may have been meant: one whose name is nearly this
+    one's, whatever stands before it."""
+    absent = next((route for route in NOT_HERE if f"{path}/".startswith(f"{route}/")), None)
+    if absent:
+        return f"This server does not have {absent}; it has {', '.join(ROUTES)}."
+    names = {route.removeprefix("/v1/"): route for route in ROUTES}
+    name = path.lower().rpartition("/v1/")[2].strip("/")
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
+    hint = f" Did you mean {names[nearest[0]]}?" if nearest else ""
+    return f"There is no {path} here.{hint}"
 
 
 def server_error(request: HttpRequest) -> JsonResponse:

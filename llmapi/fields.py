@@ -35,7 +35,7 @@ class StrictField(serializers.Field):
         super().__init__(**kwargs)
 
     default_error_messages = {
-        "type": "Expected {expects}, but got {got}.",
+        "type": "Must be {expects}, not {got}.",
         "null": "This field may not be null.",
         "required": "This field is required.",
     }

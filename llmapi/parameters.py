@@ -121,7 +121,7 @@ class PromptsField(StrictField):
         "empty": "May not be empty.",
         "count": "May hold {limit} items at most (it has {count}).",
         "token": "A token id must be an integer of at least 0.",
-        "mixed": "Expected strings, token ids, or arrays of token ids, not a mixture.",
+        "mixed": "Must hold strings, token ids, or arrays of token ids, not a mixture.",
     }
 
     def __init__(self, *, max_items: int, **kwargs: Any) -> None:
@@ -172,7 +172,7 @@ class ContentField(StrictField):
     default_error_messages = {
         "empty": "May not be an empty array.",
         "parts": "May hold {limit} parts at most (it has {count}).",
-        "part": "Expected an object with the keys 'type' and 'text'.",
+        "part": "Must be an object with the keys 'type' and 'text'.",
         "part_type": "Parts of type '{type}' are not supported; send {{'type': 'text'}} parts.",
         "part_keys": "A text part has only the keys 'type' and 'text' (found '{extra}').",
     }

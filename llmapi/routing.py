@@ -1,41 +1,39 @@
 """Who answers what: POST of the door goes to consumers, everything else to Django."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from channels.routing import ProtocolTypeRouter, URLRouter
-from django.urls import path, re_path
+from channels.routing import ProtocolTypeRouter
 
 from llmapi.consumers import ChatCompletionConsumer, CompletionConsumer, EmbeddingConsumer
 
 
-class ByMethod:
-    """POST to one application, every other method of the same path to another.
+class Door:
+    """POST of a path to its consumer, all else to another application.
 
-    Channels' URLRouter matches on the path alone.
+    Channels' URLRouter tries one pattern after the other, and does not look at the method.
     """
 
-    def __init__(self, post: Any, other: Any) -> None:
-        self.post = post
+    def __init__(self, posts: Mapping[str, Any], other: Any) -> None:
+        self.posts = posts
         self.other = other
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        application = self.post if scope["method"] == "POST" else self.other
-        await application(scope, receive, send)
+        application = None
+        if scope["method"] == "POST":
+            # A proxy may tell daphne below which path it has put this server.
+            application = self.posts.get(scope["path"].removeprefix(scope.get("root_path", "")))
+        await (application or self.other)(scope, receive, send)
 
 
 def application(django: Any) -> ProtocolTypeRouter:
     """The ASGI application: the door before Django's."""
-    door = {
-        "v1/chat/completions": ChatCompletionConsumer,
-        "v1/completions": CompletionConsumer,
-        "v1/embeddings": EmbeddingConsumer,
+    posts = {
+        "/v1/chat/completions": ChatCompletionConsumer.as_asgi(),
+        "/v1/completions": CompletionConsumer.as_asgi(),
+        "/v1/embeddings": EmbeddingConsumer.as_asgi(),
     }
-    # Django's types know path() for views only; Channels gives it ASGI applications.
-    to: Any = path
-    routes = [to(route, ByMethod(c.as_asgi(), django)) for route, c in door.items()]
-    return ProtocolTypeRouter(
-        {"http": URLRouter([*routes, re_path(r"", django)]), "websocket": no_websockets}
-    )
+    return ProtocolTypeRouter({"http": Door(posts, django), "websocket": no_websockets})
 
 
 async def no_websockets(scope: Any, receive: Any, send: Any) -> None:

@@ -9,8 +9,10 @@ it.
 import difflib
 import json
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import replace
-from typing import Any, ClassVar
+from functools import cache
+from typing import Any, ClassVar, Self
 
 from rest_framework import serializers
 
@@ -36,6 +38,20 @@ MAX_BEST_OF = 20
 MAX_LOGPROBS = 20
 INT64 = 2**63 - 1
 NEUTRAL = Mapping[str, tuple[Any, ...]]
+TAKEN_BY = {
+    "messages": "/v1/chat/completions",
+    "prompt": "/v1/completions",
+    "input": "/v1/embeddings",
+}
+"""What a request is about, by which it can be told which route it was meant for."""
+
+
+class StrictListSerializer(serializers.ListSerializer):
+    def to_internal_value(self, data: Any) -> Any:
+        if not isinstance(data, list):
+            message = f"Must be an array, not {type_name(data)}."
+            raise serializers.ValidationError({"non_field_errors": [message]})
+        return super().to_internal_value(data)
 
 
 class StrictSerializer(serializers.Serializer):
@@ -45,9 +61,15 @@ class StrictSerializer(serializers.Serializer):
     neutral: ClassVar[NEUTRAL] = {}
     """Parameter -> the values at which it changes nothing (null always is one)."""
 
+    refusals: ClassVar[Mapping[str, str]] = {}
+    """What is said of other values, where it is more than that they are not supported."""
+
+    class Meta:
+        list_serializer_class = StrictListSerializer
+
     def to_internal_value(self, data: Any) -> Any:
         if not isinstance(data, dict):
-            message = f"Expected an object, but got {type_name(data)}."
+            message = f"Must be an object, not {type_name(data)}."
             raise serializers.ValidationError({"non_field_errors": [message]})
         for key, value in data.items():
             if key not in self.fields:
@@ -57,20 +79,22 @@ class StrictSerializer(serializers.Serializer):
     def check_fate(self, key: str, value: Any) -> None:
         shown = key[:100]
         if key not in self.neutral:
-            nearest = difflib.get_close_matches(shown, [*self.fields, *self.neutral], n=1)
-            hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-            raise serializers.ValidationError(
-                {shown: [f"Unknown parameter: '{shown}'.{hint}"]}, code="unknown_parameter"
-            )
+            message = f"Unknown parameter: '{shown}'. {self.hint(shown)}".rstrip()
+            raise serializers.ValidationError({shown: [message]}, code="unknown_parameter")
         neutral = self.neutral[key]
         # type() too, for 0 == False and 1 == True
         if value is None or any(type(value) is type(n) and value == n for n in neutral):
             return
+        refusal = self.refusals.get(key, f"'{key}' is not supported by this server")
         accepted = " or ".join(["null", *map(json.dumps, neutral)])
         raise serializers.ValidationError(
-            {key: [f"'{key}' is not supported by this server; leave it out (or send {accepted})."]},
-            code="unsupported_parameter",
+            {key: [f"{refusal}; leave it out (or send {accepted})."]}, code="unsupported_parameter"
         )
+
+    def hint(self, unknown: str) -> str:
+        """What may have been meant by a parameter that there is not."""
+        nearest = difflib.get_close_matches(unknown, [*self.fields, *self.neutral], n=1)
+        return f"Did you mean '{nearest[0]}'?" if nearest else ""
 
 
 class RequestSerializer(StrictSerializer):
@@ -78,6 +102,27 @@ class RequestSerializer(StrictSerializer):
 
     kept: ClassVar[tuple[str, ...]] = ("user",)
     """Parameters that are kept with the row as sent."""
+
+    @classmethod
+    def read(cls, body: Any) -> Self:
+        """The serializer of this body, which was found valid. Raises ValidationError."""
+        serializer = copy(cls._blank())
+        serializer.initial_data = body
+        serializer.is_valid(raise_exception=True)
+        return serializer
+
+    @classmethod
+    @cache
+    def _blank(cls) -> Self:
+        """What all serializers of this class are copies of, with the fields that they share: to
+        make those anew takes as long as to check a body. Nothing of a body is kept in a field."""
+        blank = cls(data=None)
+        assert blank.fields
+        return blank
+
+    def hint(self, unknown: str) -> str:
+        route = TAKEN_BY.get(unknown)
+        return f"{route} takes it." if route else super().hint(unknown)
 
     @property
     def streamed(self) -> bool:
@@ -168,7 +213,7 @@ class GenerationSerializer(RequestSerializer):
         limit = attrs.get("max_completion_tokens") or attrs.get("max_tokens")
         if limit is not None and (attrs.get("min_tokens") or 0) > limit:
             raise serializers.ValidationError(
-                {"min_tokens": [f"May not be more than max_tokens ({limit})."]}
+                {"min_tokens": [f"May not be more than 'max_tokens' ({limit})."]}
             )
         return attrs
 
@@ -223,6 +268,7 @@ class MessageSerializer(StrictSerializer):
         "tool_call_id": (),
     }
     roles = ("system", "developer", "user", "assistant")
+    unsupported_roles = ("tool", "function")
 
     role = StrictString(required=True)
     content = ContentField(help_text="Text, or an array of text parts.")
@@ -231,12 +277,17 @@ class MessageSerializer(StrictSerializer):
     )
     name = StrictString(max_length=64, help_text="Handed to the model's chat template.")
 
-    def validate_role(self, role: str) -> str:
-        if role in ("tool", "function"):
+    def to_internal_value(self, data: Any) -> Any:
+        # Before its keys are: of the result of a tool it is the role that says what is wrong.
+        role = data.get("role") if isinstance(data, dict) else None
+        if role in self.unsupported_roles:
             raise serializers.ValidationError(
-                f"Messages of role '{role}' are not supported by this server.",
+                {"role": [f"Messages of role '{role}' are not supported by this server."]},
                 code="unsupported_parameter",
             )
+        return super().to_internal_value(data)
+
+    def validate_role(self, role: str) -> str:
         if role not in self.roles:
             known = ", ".join(f"'{known}'" for known in self.roles)
             raise serializers.ValidationError(f"Must be one of: {known}.")
@@ -246,7 +297,7 @@ class MessageSerializer(StrictSerializer):
         given = [key for key in ("content", "message") if attrs.get(key) is not None]
         if len(given) == 2:
             raise serializers.ValidationError(
-                {"message": ["Send 'content' or the older 'message', not both."]}
+                {"message": ["May not stand beside 'content': send one of the two."]}
             )
         if not given:
             raise serializers.ValidationError({"content": ["This field is required."]})
@@ -274,6 +325,7 @@ class ChatCompletionSerializer(GenerationSerializer):
         "safety_identifier": (),
         "prompt_cache_key": (),
     }
+    refusals = {"store": "'store' cannot be switched off, for every request is kept on this server"}
     # max_length is checked before the messages are: a million of them costs nothing.
     messages = MessageSerializer(  # type: ignore[call-arg]  # goes to DRF's ListSerializer
         many=True,
@@ -293,7 +345,7 @@ class ChatCompletionSerializer(GenerationSerializer):
 
     def validate_messages(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not messages:
-            raise serializers.ValidationError("At least one message is needed.")
+            raise serializers.ValidationError("Must hold at least one message.")
         return messages
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
@@ -374,7 +426,11 @@ class CompletionSerializer(GenerationSerializer):
             raise serializers.ValidationError({"best_of": [f"Must be at least 'n' ({n})."]})
         if best_of is not None and best_of > n and attrs.get("stream"):
             raise serializers.ValidationError(
-                {"best_of": ["The best answer is known only at the end: it cannot be streamed."]}
+                {
+                    "best_of": [
+                        "May not be more than 'n' in a stream: the best is known at the end only."
+                    ]
+                }
             )
         if len(attrs["prompt"]) * max(n, best_of or 1) > MAX_CHOICES:
             name = "best_of" if best_of is not None and best_of > n else "n"

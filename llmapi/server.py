@@ -4,10 +4,12 @@ import asyncio
 import logging
 import signal
 import socket
-from typing import Any
+from typing import Any, ClassVar
 
+from daphne.http_protocol import HTTPFactory, WebRequest
 from daphne.server import Server
 from twisted.internet import defer, tcp
+from twisted.internet import reactor as twisted_reactor
 
 from llmapi.running import running
 
@@ -34,9 +36,25 @@ class DoorServer(Server):
         )
         self.shutdown_timeout_s = shutdown_timeout_s
 
+    def take_ctrl_c(self) -> None:
+        """From now on it ends the server in an orderly way, also if it comes before `run`. (Where a
+        script has started the server in its background, it is ignored.)"""
+        reactor: Any = twisted_reactor
+        if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+            signal.signal(signal.SIGINT, reactor.sigInt)
+
     def listen_success(self, port: Any) -> None:
         super().listen_success(port)
         port.transport = PromptTransport
+        port.factory = DoorFactory(self)
+
+    async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
+        """The events of a stream, one for each token, go a shorter way than daphne's."""
+        if message.get("more_body") and protocol.startedWriting:
+            if not protocol.finished and protocol.channel is not None:
+                protocol.write(message["body"])
+        else:
+            await super().handle_reply(protocol, message)
 
     def kill_all_applications(self) -> defer.Deferred[Any]:
         """Twisted waits for what this returns before it closes connections."""
@@ -66,6 +84,22 @@ class DoorServer(Server):
         await asyncio.sleep(0.05)  # let the last bytes leave the buffers
 
 
+class DoorRequest(WebRequest):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Twisted would parse forms on the event loop, megabytes too; Django parses its own.
+        super().__init__(*args, parsePOSTFormSubmission=False, **kwargs)
+
+
+class DoorFactory(HTTPFactory):
+    def buildProtocol(self, addr: Any) -> Any:  # noqa: N802 (Twisted's name)
+        protocol = super().buildProtocol(addr)
+        protocol.requestFactory = DoorRequest
+        return protocol
+
+    def log(self, request: Any) -> None:
+        """Nothing: Twisted's log is not kept, and requests are logged by those who answer them."""
+
+
 class PromptTransport(tcp.Server):
     """A connection that is written to when the event loop comes round, without asking before.
 
@@ -75,6 +109,9 @@ class PromptTransport(tcp.Server):
     which is asked as soon as a write was not taken as a whole.
     """
 
+    _due: "ClassVar[list[PromptTransport]]" = []
+    """Those with something to send, which go in one turn of the event loop."""
+
     _is_due = False
 
     def startWriting(self) -> None:  # noqa: N802 (Twisted's name)
@@ -82,7 +119,18 @@ class PromptTransport(tcp.Server):
             super().startWriting()
         elif not self._is_due:
             self._is_due = True
-            asyncio.get_running_loop().call_soon(self._write)
+            if not self._due:
+                asyncio.get_running_loop().call_soon(self._write_due)
+            self._due.append(self)
+
+    @classmethod
+    def _write_due(cls) -> None:
+        due, cls._due = cls._due, []
+        for transport in due:
+            try:
+                transport._write()
+            except Exception:
+                logger.exception("A connection could not be written to")
 
     def _write(self) -> None:
         """Send what was written since; whatever has to happen besides is the reactor's."""

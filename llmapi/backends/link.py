@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Protocol
@@ -45,7 +46,9 @@ def launch_process(theirs: Connection, config: EngineConfig) -> EngineHandle:
         target=engine_process, args=(theirs, config), name="llmapi-engine"
     )
     # Ctrl-C goes to the whole process group, also while the child is still importing. A blocked
-    # signal stays blocked in the child; that process alone is ended by its pipe.
+    # signal stays blocked in the child; that process alone is ended by its pipe. The tracker is
+    # started before, for its start unblocks these signals, whoever had blocked them.
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         process.start()
@@ -181,7 +184,7 @@ class EngineLink:
         finally:
             self._outbox = None
             outbox.put(None)
-            self._end()
+            self._end(timeout_s=10 if ending.was_ready else 1)
             writer.join(timeout=5)
             connection.close()
             self._connection = None
@@ -197,11 +200,12 @@ class EngineLink:
             raise
         self._connection, self._outbox = ours, SimpleQueue()
 
-    def _end(self) -> None:
+    def _end(self, timeout_s: float) -> None:
+        """One that is still importing would hear only seconds later that the pipe is closed."""
         handle = self.handle
         assert handle is not None
         self._hang_up()
-        handle.join(timeout=10)
+        handle.join(timeout_s)
         if handle.is_alive() and isinstance(handle, multiprocessing.process.BaseProcess):
             handle.kill()
             handle.join()

@@ -21,6 +21,7 @@ from llmapi.backends.mailbox import Mailbox
 from llmapi.backends.preparation import Preparation
 from llmapi.backends.prompt import PromptEncoder
 from llmapi.backends.sampling import SamplingDefaults
+from llmapi.backends.templates import ChatTemplate
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.messages import (
     Abort,
@@ -55,11 +56,13 @@ class LocalBackend(Backend):
         max_tokens: int = 512,
         operator_defaults: Mapping[str, float | int | None] | None = None,
         completion_template: str = "auto",
+        prompt_template: ChatTemplate | None = None,
         shared_system_prompts: Collection[str] = (),
         launch: Launch = launch_process,
     ) -> None:
         self.defaults = SamplingDefaults(max_tokens, operator_defaults or {})
         self.completion_template = completion_template
+        self.prompt_template = prompt_template
         self.shared_system_prompts = frozenset(text.strip() for text in shared_system_prompts)
         self.last_step: StepOutput | None = None
         self.link = EngineLink(config, launch, self._hear, self._engine_lost)
@@ -203,7 +206,9 @@ class LocalBackend(Backend):
         self._report("Reading the tokenizer")
         self._warming_up.join()  # transformers may not be imported by two threads at once
         return Preparation(
-            PromptEncoder.load(info.tokenizer_path, info.context_length, info.vocab_size),
+            PromptEncoder.load(
+                info.tokenizer_path, info.context_length, info.vocab_size, self.prompt_template
+            ),
             info,
             self.defaults,
             self.completion_template,
@@ -248,7 +253,7 @@ def base_card(preparation: Preparation) -> ModelCard:
             "quantisation": info.quantisation,
             "decoder": info.decoder,
             "device": info.device,
-            "template": template_name(preparation.encoder),
+            "template": preparation.encoder.template.name,
             "adapter": {"name": Path(info.lora).name} if info.lora else None,
         },
     )
@@ -265,12 +270,6 @@ def adapter_card(base: ModelCard, status: AdapterStatus) -> ModelCard:
         details={**base.details, "adapter": adapter},
         parent=base.id,
     )
-
-
-def template_name(encoder: PromptEncoder) -> str:
-    """What the template in force is called: `tokenizer` for the model's own."""
-    own = "tokenizer" if encoder.template is None else "alpaca"
-    return str(getattr(encoder, "template_name", own))
 
 
 def put_all(posts: list[tuple[Mailbox, Event]]) -> None:

@@ -59,7 +59,7 @@ class Preparation:
 
     def _chat(self, request: ChatRequest, request_id: str, user: str) -> Prepared:
         tokens = self.encoder.encode_chat(request.messages, "messages")
-        params = self._params(request, (tokens,), self.encoder.template_stops)
+        params = self._params(request, (tokens,), wrapped=True)
         n = request.options.n or 1
         shared = self._shared_tokens(request.messages[0], tokens)
         work = GenerateRequest(request_id, user, (tokens,), params, n, shared_tokens=shared)
@@ -76,7 +76,7 @@ class Preparation:
 
         prompts = tuple(map(encode, request.prompts))
         wrapped = wrap and any(isinstance(prompt, str) for prompt in request.prompts)
-        params = self._params(request, prompts, encoder.template_stops if wrapped else ())
+        params = self._params(request, prompts, wrapped=wrapped)
         n = options.n or 1
         best_of = options.best_of if options.best_of and options.best_of > n else None
         work = GenerateRequest(request_id, user, prompts, params, n, best_of)
@@ -109,11 +109,16 @@ class Preparation:
         self,
         request: ChatRequest | CompletionRequest,
         prompts: tuple[tuple[int, ...], ...],
-        stops: tuple[str, ...],
+        *,
+        wrapped: bool,
     ) -> SamplingParams:
+        """`wrapped`: a template wrote some of the prompts."""
         defaults = replace(self.defaults, model=self.info.generation_defaults)
         room = self.info.context_length - max(map(len, prompts))
-        params = defaults.resolve(request.options, room, stops)
+        stops = self.encoder.template_stops if wrapped else ()
+        ends = self.encoder.template_stop_ids if wrapped else ()
+        further = tuple(end for end in ends if end not in self.info.eos_token_ids)
+        params = defaults.resolve(request.options, room, stops, further)
         check_against_model(params, self.info.vocab_size)
         check_room(prompts, params, self.info)
         return params

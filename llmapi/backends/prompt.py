@@ -2,32 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from jinja2.exceptions import TemplateError
 
 from llmapi.backends.base import ChatMessage, Prompt
+from llmapi.backends.templates import BUILT_IN, ChatTemplate, built_in
 from llmapi.errors import ContextLengthExceeded, InvalidRequest
-
-ALPACA_SYSTEM = (
-    "Below is an instruction that describes a task. "
-    "Write a response that appropriately completes the request."
-)
-# A system message, wherever it stands, replaces the sentence; of several the last one counts.
-ALPACA_TEMPLATE = (
-    "{{ bos_token or '' }}"
-    "{%- set ns = namespace(system='" + ALPACA_SYSTEM + "') -%}"
-    "{%- for m in messages if m.role in ('system', 'developer') -%}"
-    "{%- set ns.system = m.content -%}{%- endfor -%}"
-    "{{ ns.system + '\n\n' }}"
-    "{%- for m in messages -%}"
-    "{%- if m.role == 'user' -%}{{ '### Instruction:\n' + m.content + '\n\n' }}"
-    "{%- elif m.role == 'assistant' -%}{{ '### Response: ' + m.content + '\n\n' }}"
-    "{%- endif -%}{%- endfor -%}"
-    "{{ '### Response: ' }}"
-)
-ALPACA_STOP = "### Instruction:"
 
 
 @dataclass(frozen=True)
@@ -40,35 +22,69 @@ class PromptEncoder:
 
     tokenizer: Any
     raw: Any
+    template: ChatTemplate
     context_length: int
     vocab_size: int
 
     @staticmethod
     def warm_up() -> None:
         """Import what `load` needs."""
-        import transformers.models.auto.tokenization_auto  # noqa: F401
+        import llmapi.engine.tokenizer  # noqa: F401
 
     @classmethod
-    def load(cls, path: str, context_length: int, vocab_size: int) -> "PromptEncoder":
-        """Read the tokenizer of a local directory (seconds for a large vocabulary)."""
-        from transformers import AutoTokenizer  # slow to import, and only needed here
+    def load(
+        cls,
+        path: str,
+        context_length: int,
+        vocab_size: int,
+        template: ChatTemplate | None = None,
+    ) -> "PromptEncoder":
+        """Read the tokenizer of a local directory (seconds for a large vocabulary).
 
+        `template`: None takes the tokenizer's own, or else Alpaca's.
+        """
+        from llmapi.engine.tokenizer import load_tokenizer  # slow to import, and only needed here
+
+        tokenizer = load_tokenizer(path)
+        if template is None and tokenizer.chat_template:
+            template = ChatTemplate("tokenizer", tokenizer.get_chat_template())
         return cls(
-            tokenizer=AutoTokenizer.from_pretrained(path),
-            raw=AutoTokenizer.from_pretrained(path, split_special_tokens=True),
+            tokenizer=tokenizer,
+            raw=load_tokenizer(path, split_special_tokens=True),
+            template=template or built_in("alpaca"),
             context_length=context_length,
             vocab_size=vocab_size,
         )
 
-    @property
-    def template(self) -> str | None:
-        """The template in force; None: the tokenizer's own."""
-        return None if self.tokenizer.chat_template else ALPACA_TEMPLATE
-
-    @property
+    @cached_property
     def template_stops(self) -> tuple[str, ...]:
-        """Strings that end an answer because the template puts them before the next turn."""
-        return () if self.tokenizer.chat_template else (ALPACA_STOP,)
+        """Strings that end an answer because the template puts them around turns."""
+        return tuple(mark for mark in self.template.marks if mark not in self._added)
+
+    @cached_property
+    def template_stop_ids(self) -> tuple[int, ...]:
+        """Tokens that do."""
+        ids = (self._added.get(mark, self.vocab_size) for mark in self.template.marks)
+        return tuple(number for number in ids if number < self.vocab_size)
+
+    @cached_property
+    def _added(self) -> dict[str, int]:
+        added = self.tokenizer.added_tokens_decoder
+        return {token.content: number for number, token in added.items()}
+
+    @cached_property
+    def _variables(self) -> dict[str, Any]:
+        """What built-in templates are told beside the chat; they say what for."""
+        bos = self.tokenizer.bos_token
+        if not bos:
+            return {"space": "", "puts_bos": False}
+        encode = partial(self.tokenizer.encode, add_special_tokens=False)
+        as_it_is = encode(f"{bos}a")[1:] == encode("a")
+        spaced = encode(f"{bos} a")[1:] == encode("a")
+        return {
+            "space": " " if spaced and not as_it_is else "",
+            "puts_bos": self.raw("")["input_ids"][:1] == [self.tokenizer.bos_token_id],
+        }
 
     @cached_property
     def longest_token(self) -> int:
@@ -109,11 +125,12 @@ class PromptEncoder:
         try:
             ids = self.tokenizer.apply_chat_template(
                 turns,
-                chat_template=self.template,
+                chat_template=self.template.source,
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=False,
                 sanitize_control_tokens=True,
+                **(self._variables if self.template.name in BUILT_IN else {}),
             )
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
             # A template is a program, and these are its ways to say that it expected other input.
@@ -160,6 +177,13 @@ class PromptEncoder:
             )
 
     def check_tokens(self, ids: Sequence[int], param: str) -> tuple[int, ...]:
+        if max(ids) >= self.vocab_size:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
+            raise InvalidRequest(
+                f"The text has '{token}', which this model's tokenizer knows as one token, and the "
+                "model itself does not.",
+                param=param,
+            )
         if len(ids) >= self.context_length:
             raise ContextLengthExceeded(
                 f"This model's context is {self.context_length} tokens, prompt and answer "

@@ -43,7 +43,11 @@ class SamplingDefaults:
         raise KeyError(name)
 
     def resolve(
-        self, options: GenerationOptions, room: int, template_stops: tuple[str, ...] = ()
+        self,
+        options: GenerationOptions,
+        room: int,
+        template_stops: tuple[str, ...] = (),
+        template_stop_ids: tuple[int, ...] = (),
     ) -> SamplingParams:
         """The parameters in force for a prompt that leaves `room` tokens of the context (at least
         1).
@@ -60,6 +64,9 @@ class SamplingDefaults:
         if wanted is None:
             wanted = self.max_tokens or room
         sent = {name: getattr(options, name) for name in PASSED_ON}
+        if template_stop_ids and not options.ignore_eos:
+            ends = (*(options.stop_token_ids or ()), *template_stop_ids)
+            sent["stop_token_ids"] = tuple(dict.fromkeys(ends))
         return SamplingParams(
             max_tokens=min(wanted, room),
             temperature=temperature,

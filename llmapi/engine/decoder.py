@@ -5,6 +5,7 @@ keys and values in one product, gate and up in another, and attention over the p
 that has the kernels for it, attention is one call per layer, and decode steps are captured graphs.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, rms_norm, silu
 
+from llmapi.engine.adapters import (
+    JOINED,
+    Delta,
+    Rows,
+    Sizes,
+    added,
+    joined,
+    rows_of,
+    sizes_of_layers,
+)
 from llmapi.engine.attention import Attends, Scores
 from llmapi.engine.cache import CacheShape, KVCache
 from llmapi.engine.generic import TOLERANCE
@@ -111,6 +122,7 @@ class FusedDecoder:
         self._epsilon = float(config.rms_norm_eps)
         self._cos, self._sin = rotations(body.rotary_emb, positions, self.embedding)
         self._lm_head = Affine.of(model.lm_head)
+        self.projections: Sizes = sizes_of_layers(body.layers)
         self._layers = [self._take(layer) for layer in body.layers]
         self._norm = body.norm.weight.detach()
         self._positions, self._most_rows = positions, most_rows
@@ -124,6 +136,17 @@ class FusedDecoder:
         if self._varlen:
             self.name += ", packed attention"
             self.name += ", CUDA graphs" if self.device.type == "cuda" else ""
+
+    def pack(self, deltas: Mapping[str, Delta]) -> list[dict[str, Delta]]:
+        """For each layer, by product."""
+        return [
+            {
+                product: Delta(*(half.to(self.embedding) for half in found[0]))
+                for product in JOINED
+                if (found := joined(deltas, self.projections, layer, product))
+            }
+            for layer in range(len(self._layers))
+        ]
 
     def use(self, cache: KVCache) -> None:
         self._cache = cache
@@ -140,7 +163,8 @@ class FusedDecoder:
     def forward(self, chunks: ListOf[Chunk]) -> list[Tensor]:
         if self._cache is None:
             raise RuntimeError("give it a cache first")
-        if self._steps and self._steps.can_run(chunks):
+        adapted = any(chunk.sequence.adapter for chunk in chunks)
+        if self._steps and not adapted and self._steps.can_run(chunks):
             return list(self._steps.run(chunks).split(1))
         plan: Attends
         if self._varlen:
@@ -152,19 +176,23 @@ class FusedDecoder:
             (chunk.sequence.tokens[p], p) for chunk in order for p in range(chunk.start, chunk.end)
         ]
         tokens, positions = torch.tensor(rows).t().to(self.device)
-        parts = self._through(plan, tokens, positions).split([chunk.count for chunk in order])
+        adapters = rows_of((chunk.count, chunk.sequence.adapter) for chunk in order)
+        hidden = self._through(plan, tokens, positions, adapters)
+        parts = hidden.split([chunk.count for chunk in order])
         found = dict(zip(order, parts, strict=True))
         return [found[chunk] for chunk in chunks]
 
     def head(self, hidden: Tensor) -> Tensor:
         return self._lm_head(hidden)
 
-    def _through(self, plan: Attends, tokens: Tensor, positions: Tensor) -> Tensor:
+    def _through(
+        self, plan: Attends, tokens: Tensor, positions: Tensor, adapters: ListOf[Rows] = ()
+    ) -> Tensor:
         """Tokens and positions `[tokens]` -> last hidden states `[tokens, hidden_size]`."""
         cos, sin = self._cos[positions], self._sin[positions]
         state = self.embedding[tokens]
         for number, layer in enumerate(self._layers):
-            state = self._run(layer, number, plan, state, cos, sin)
+            state = self._run(layer, number, plan, state, cos, sin, adapters)
         return rms_norm(state, self._norm.shape, self._norm, self._epsilon)
 
     def _run(
@@ -175,10 +203,18 @@ class FusedDecoder:
         state: Tensor,
         cos: Tensor,
         sin: Tensor,
+        adapters: ListOf[Rows],
     ) -> Tensor:
+        def product(name: str, x: Tensor) -> Tensor:
+            y: Tensor = getattr(layer, name)(x)
+            for rows in adapters:
+                if delta := rows.adapter.packed[number].get(name):
+                    y[rows.first : rows.end] += added(delta, x[rows.first : rows.end])
+            return y
+
         tokens, groups = state.shape[0], (self._heads, self._kv_heads, self._kv_heads)
         normed = rms_norm(state, layer.attention_norm.shape, layer.attention_norm, self._epsilon)
-        heads = layer.qkv(normed).view(tokens, -1, self._dim)
+        heads = product("qkv", normed).view(tokens, -1, self._dim)
         q, k, v = heads.split(groups, dim=1)
         if layer.q_norm is not None and layer.k_norm is not None:
             q = rms_norm(q, layer.q_norm.shape, layer.q_norm, self._epsilon)
@@ -187,10 +223,10 @@ class FusedDecoder:
         attended = plan.attend(
             number, q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1), layer.scores
         )
-        state = state + layer.o(attended.reshape(tokens, -1))
+        state = state + product("o", attended.reshape(tokens, -1))
         normed = rms_norm(state, layer.mlp_norm.shape, layer.mlp_norm, self._epsilon)
-        gate, up = layer.gate_up(normed).chunk(2, dim=-1)
-        return state + layer.down(silu(gate) * up)
+        gate, up = product("gate_up", normed).chunk(2, dim=-1)
+        return state + product("down", silu(gate) * up)
 
     @staticmethod
     def _take(layer: Any) -> Layer:

@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from itertools import compress
+from itertools import compress, count
+from pathlib import Path
 
 from torch import Tensor
 
+from llmapi.engine.adapters import Adapter, AdapterError, info_of, read_deltas
 from llmapi.engine.answers import Answers
 from llmapi.engine.blocks import BlockPool
 from llmapi.engine.detokenizer import Detokenizer
@@ -78,6 +80,8 @@ class Engine:
         self._answers = Answers()
         self._live: dict[str, set[Sequence]] = {}
         """Requests with sequences in the scheduler."""
+        self._adapters: dict[str, Adapter] = {}
+        self._generations = count()
         self._searches: list[Search] = []
         """Whose beams are some of these sequences."""
 
@@ -91,10 +95,21 @@ class Engine:
     def load_adapter(self, name: str, path: str) -> AdapterLoaded | AdapterFailed:
         """Serve a LoRA adapter under this name from the next step on, in place of one that has
         the name already; requests that use that one go on with it."""
-        return AdapterFailed(name, "Adapters beside the base model are not built yet.")
+        network = self.runner.network
+        try:
+            deltas = read_deltas(Path(path), network.projections)
+            packed = network.pack(deltas)
+        except AdapterError as error:
+            return AdapterFailed(name, str(error))
+        except (MemoryError, RuntimeError) as error:  # torch's ways to say that there is no room
+            log.exception("An adapter could not be packed")
+            return AdapterFailed(name, f"There is no memory for the adapter in '{path}' ({error}).")
+        self._adapters[name] = Adapter(name, next(self._generations), packed)
+        return AdapterLoaded(info_of(name, path, deltas))
 
     def drop_adapter(self, name: str) -> None:
         """Serve it to no new request. Unknown names are ignored."""
+        self._adapters.pop(name, None)
 
     def abort(self, request_id: str) -> None:
         """Forget a request; what it held is free at once. Unknown ids are ignored."""
@@ -245,13 +260,16 @@ class Engine:
             self._fail(request.request_id, "A request with this id is already running.")
         elif reason := why_refused(request, **limits):
             self._fail(request.request_id, reason)
+        elif request.adapter and request.adapter not in self._adapters:
+            self._fail(request.request_id, f"The model '{request.adapter}' is no longer served.")
         else:
             self._start(request)
 
     def _start(self, request: GenerateRequest | EmbedRequest) -> None:
         """Put all sequences of a request in line, or none."""
         beams = request.params.num_beams if isinstance(request, GenerateRequest) else 1
-        sequences = list(sequences_of(request, self._eos))
+        adapter = self._adapters[request.adapter] if request.adapter else None
+        sequences = list(sequences_of(request, self._eos, adapter))
         for sequence in sequences:
             if not self._scheduler.can_ever_fit(sequence, beams=beams):
                 self._fail(request.request_id, self._too_big(sequence, beams))

@@ -1,11 +1,14 @@
 """The generic path: any causal language model of transformers whose attention is replaceable."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence as ListOf
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llmapi.engine.adapters import Delta, Rows, Sizes, added, rows_of
 from llmapi.engine.attention import IMPLEMENTATION, ShapeProbe, UnsupportedModel
 from llmapi.engine.cache import CacheShape, KVCache
 from llmapi.engine.plan import AttentionPlan
@@ -32,11 +35,36 @@ class GenericNetwork:
         self._body_name = model.base_model_prefix
         self._body = getattr(model, self._body_name)
         self._cache: KVCache | None = None
+        self._adapted: list[Rows] = []
+        """Of the step that runs."""
+        self._hooked: set[str] = set()
+        self.projections: Sizes = {
+            name: (module.in_features, module.out_features)
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
+        }
         model.set_attn_implementation(IMPLEMENTATION)
         if model.config._attn_implementation != IMPLEMENTATION:
             raise UnsupportedModel("this model does not let its attention be replaced")
         self.shape = self._probe()
         self.tolerance = TOLERANCE[self.shape.dtype]
+
+    def pack(self, deltas: Mapping[str, Delta]) -> dict[str, Delta]:
+        for name in deltas.keys() - self._hooked:
+            self.model.get_submodule(name).register_forward_hook(partial(self._adapt, name))
+            self._hooked.add(name)
+        return {
+            name: Delta(delta.a.to(self.device), delta.b.to(self.device))
+            for name, delta in deltas.items()
+        }
+
+    def _adapt(self, name: str, module: Any, args: tuple[Tensor], output: Tensor) -> Tensor:
+        """What follows each adapted projection: `[1, tokens, inputs]` to `[1, tokens, outputs]`."""
+        for rows in self._adapted:
+            if delta := rows.adapter.packed.get(name):
+                x, y = args[0][0, rows.first : rows.end], output[0, rows.first : rows.end]
+                y += added(delta, x).to(y.dtype)
+        return output
 
     def use(self, cache: KVCache) -> None:
         self._cache = cache
@@ -52,7 +80,11 @@ class GenericNetwork:
             firsts[chunk] = len(tokens)
             tokens += chunk.sequence.tokens[chunk.start : chunk.end]
             positions += range(chunk.start, chunk.end)
-        hidden = self._call(plan, tokens, positions).last_hidden_state[0]
+        self._adapted = rows_of((chunk.count, chunk.sequence.adapter) for chunk in plan.order)
+        try:
+            hidden = self._call(plan, tokens, positions).last_hidden_state[0]
+        finally:
+            self._adapted = []
         return [hidden[firsts[chunk] : firsts[chunk] + chunk.count] for chunk in chunks]
 
     def head(self, hidden: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
     BitsAndBytesConfig,
 )
 
@@ -25,7 +24,8 @@ from llmapi.engine.networks import choose_network, quantisation
 from llmapi.engine.pace import Pace
 from llmapi.engine.runner import Runner, check_prompts
 from llmapi.engine.source import LoadError, find_source, find_tokenizer, has_tokenizer
-from llmapi.engine.vocabulary import Vocabulary
+from llmapi.engine.tokenizer import load_tokenizer
+from llmapi.engine.vocabulary import TURN_ENDS, Vocabulary
 
 BLOCK_SIZE = 16
 
@@ -34,10 +34,6 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-
-TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>")
-"""Tokens that end an answer in chat templates. Some models' files name only the end of a
-document."""
 
 DEFAULTS = ("temperature", "top_p", "top_k", "repetition_penalty", "do_sample")
 
@@ -145,9 +141,7 @@ def _tokenizer_directory(config: EngineConfig, model_directory: Path) -> Path:
 
 def _load_tokenizer(directory: Path) -> Any:
     try:
-        return AutoTokenizer.from_pretrained(
-            directory, local_files_only=True, trust_remote_code=False
-        )
+        return load_tokenizer(directory)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise LoadError(f"The tokenizer in '{directory}' cannot be read ({reason}).") from error

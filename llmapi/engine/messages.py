@@ -96,12 +96,12 @@ class GenerateRequest:
     """Draw so many per prompt and tell only the `n` with the highest mean log probability per
     token, best first, all at once when the last of them ends; None: `n`, as they come."""
 
-    adapter: str = ""
-    """The name of a loaded adapter; empty: the base model."""
-
     shared_tokens: int = 0
     """So many first tokens of each prompt are known to everyone (a system prompt that the operator
     named), so all users may find them in the cache."""
+
+    adapter: str = ""
+    """The name of a loaded adapter; empty: the base model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,7 +264,7 @@ class ModelInfo:
 
     name: str
     tokenizer_path: str
-    """A local directory that `AutoTokenizer.from_pretrained` reads."""
+    """A local directory that `load_tokenizer` reads."""
 
     context_length: int
     hidden_size: int

@@ -1,11 +1,13 @@
 """What the runner asks of a model, however it is computed."""
 
+from collections.abc import Mapping
 from collections.abc import Sequence as ListOf
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from llmapi.engine.adapters import Delta, Sizes
 from llmapi.engine.cache import CacheShape, KVCache
 from llmapi.engine.scheduler import Chunk
 
@@ -26,12 +28,19 @@ class Network(Protocol):
     """How far its logits may be from transformers' own, as a part of the largest: rounding, and no
     more."""
 
+    projections: Sizes
+    """What adapters may change."""
+
+    def pack(self, deltas: Mapping[str, Delta]) -> Any:
+        """An adapter for some of the projections, as `Adapter.packed` for `forward`. Raises torch's
+        out-of-memory error."""
+
     def use(self, cache: KVCache) -> None:
         """Keep keys and values in this cache from now on."""
 
     def forward(self, chunks: ListOf[Chunk]) -> list[Tensor]:
-        """One pass over all chunks: each one's last hidden states `[count, hidden_size]`, as `head`
-        takes them."""
+        """One pass over all chunks, each with its sequence's adapter: the last hidden states
+        `[count, hidden_size]` of each, as `head` takes them."""
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits `[rows, vocab_size]` of last hidden states `[rows, hidden_size]`."""

@@ -14,7 +14,8 @@ block."""
 
 
 class PrefixCache:
-    """Full blocks by their key: a hash over the key before it, the user and the block's tokens.
+    """Full blocks by their key: a hash over the key before it (at first, what names the adapter),
+    the user and the block's tokens.
 
     So equal keys mean equal beginnings, and only the same user's: how fast an answer comes tells
     nobody what others have asked. The exception is a sequence's `shared_tokens`, which are no
@@ -100,7 +101,7 @@ class PrefixCache:
             end = (len(keys) + 1) * size
             salt = NOBODY if end <= sequence.shared_tokens else user
             tokens = array("I", sequence.tokens[end - size : end]).tobytes()
-            before = keys[-1] if keys else NOBODY
+            before = keys[-1] if keys else sequence.adapter.salt if sequence.adapter else NOBODY
             keys.append(blake2b(before + salt + tokens, digest_size=DIGEST_BYTES).digest())
         return keys[:count]
 

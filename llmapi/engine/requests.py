@@ -6,10 +6,14 @@ own, so that no request can bring down a step that others share.
 
 import secrets
 from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING
 
 from llmapi.engine.candidates import Candidates
 from llmapi.engine.messages import EmbedRequest, GenerateRequest, SamplingParams
 from llmapi.engine.sequence import Sequence
+
+if TYPE_CHECKING:
+    from llmapi.engine.adapters import Adapter
 
 LARGEST = 10_000
 """Far beyond any use, and near enough that float32 scores stay finite."""
@@ -82,7 +86,7 @@ def too_big(needed: int, num_beams: int, *, room: int, max_batch: int) -> str:
     of a cache that has `room`."""
     if num_beams > max_batch:
         return (
-            f"num_beams is {num_beams}, but this server writes {max_batch} sequences at a time: "
+            f"'num_beams' is {num_beams}, but this server writes {max_batch} sequences at a time: "
             "ask for no more."
         )
     return (
@@ -92,13 +96,15 @@ def too_big(needed: int, num_beams: int, *, room: int, max_batch: int) -> str:
 
 
 def sequences_of(
-    request: GenerateRequest | EmbedRequest, eos: Collection[int]
+    request: GenerateRequest | EmbedRequest,
+    eos: Collection[int],
+    adapter: "Adapter | None" = None,
 ) -> Iterator[Sequence]:
     """One sequence per choice or candidate, per prompt whose beams fork from it, or per input to
-    embed. `eos`: the model's end tokens."""
+    embed. `eos`: the model's end tokens. `adapter`: the one that the request names."""
     if isinstance(request, EmbedRequest):
         for index, tokens in enumerate(request.inputs):
-            yield _sequence(request, index, tokens)
+            yield _sequence(request, index, tokens, adapter)
         return
     params, each = request.params, request.best_of or request.n
     ends = ends_of(params, eos)
@@ -106,7 +112,7 @@ def sequences_of(
         candidates = Candidates(place * request.n, request.n, running=each)
         indices = range(place * each, (place + 1) * each)
         for index in indices if params.num_beams == 1 else indices[:1]:
-            sequence = _sequence(request, index, prompt)
+            sequence = _sequence(request, index, prompt, adapter)
             sequence.params, sequence.ends = params, ends
             sequence.shared_tokens = request.shared_tokens
             sequence.seed = secrets.randbits(63) if params.seed is None else params.seed + index
@@ -120,7 +126,10 @@ def ends_of(params: SamplingParams, eos: Collection[int]) -> frozenset[int]:
 
 
 def _sequence(
-    request: GenerateRequest | EmbedRequest, index: int, prompt: tuple[int, ...]
+    request: GenerateRequest | EmbedRequest,
+    index: int,
+    prompt: tuple[int, ...],
+    adapter: "Adapter | None",
 ) -> Sequence:
     return Sequence(
         request_id=request.request_id,
@@ -129,4 +138,5 @@ def _sequence(
         prompt_tokens=len(prompt),
         tokens=list(prompt),
         params=None,
+        adapter=adapter,
     )

@@ -106,6 +106,7 @@ def _child(parent: Sequence) -> Sequence:
         parent.prompt_tokens,
         list(parent.tokens),
         parent.params,
+        adapter=parent.adapter,
         shared_tokens=parent.shared_tokens,
         ends=parent.ends,
     )

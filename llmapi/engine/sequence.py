@@ -1,10 +1,14 @@
 """One run of tokens through the model: a choice that is being written, or an input to embed."""
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from llmapi.engine.candidates import Candidates
 from llmapi.engine.detokenizer import Detokenizer
 from llmapi.engine.messages import SamplingParams, TokenLogprob
+
+if TYPE_CHECKING:  # what schedules sequences knows no torch
+    from llmapi.engine.adapters import Adapter
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +28,8 @@ class Sequence:
     """The prompt, then what was drawn. Written by the engine."""
     params: SamplingParams | None
     """None: an input to embed, from which nothing is drawn."""
+    adapter: "Adapter | None" = None
+    """None: the base model alone."""
     shared_tokens: int = 0
     """So many of the first may be found by other users in the cache."""
     seed: int = 0

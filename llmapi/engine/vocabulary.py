@@ -4,13 +4,16 @@ import codecs
 import json
 from collections.abc import Callable
 from collections.abc import Sequence as ListOf
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 REPLACEMENT = "\ufffd"
 
 MAX_HELD_TOKENS = 8
 """Tokens held back while their text may still be half a character (at most 4 bytes); then it is
 sent as is."""
+
+TURN_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<|eot|>")
+"""What ends an answer in chat templates. Some models' files name only the end of a document."""
 
 
 class TextStream(Protocol):
@@ -32,7 +35,7 @@ class Vocabulary:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        """`tokenizer`: a transformers tokenizer. It is read, never changed."""
+        """`tokenizer`: what `load_tokenizer` makes. It is read, never changed."""
         self._tokenizer = tokenizer
         added = getattr(tokenizer, "added_tokens_decoder", {})
         special = {token_id for token_id, token in added.items() if token.special}
@@ -64,6 +67,8 @@ class Vocabulary:
 
     def _strips_first_space(self) -> bool:
         """Whether `decode` drops the space that SentencePiece puts before a text's first word."""
+        if hasattr(self._tokenizer, "adds_space"):
+            return bool(self._tokenizer.adds_space)
         return any(
             part["type"] in ("Strip", "Metaspace") for part in _decoder_parts(self._tokenizer)
         )
@@ -132,6 +137,8 @@ def _decoder_parts(tokenizer: Any) -> list[dict[str, Any]]:
 
 
 def _speller(tokenizer: Any) -> Callable[[str], bytes] | None:
+    if hasattr(tokenizer, "spell"):  # llmapi.engine.tokenizer's
+        return cast(Callable[[str], bytes], tokenizer.spell)
     parts = _decoder_parts(tokenizer)
     kinds = {part["type"] for part in parts}
     if kinds == {"ByteLevel"}:

@@ -1,5 +1,6 @@
 """Users and keys are made once, whoever else is making them."""
 
+from datetime import timedelta
 from io import StringIO
 
 import pytest
@@ -7,6 +8,7 @@ from django.contrib.auth import authenticate
 from django.core.exceptions import ValidationError
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.utils import timezone
 
 from accounts import keys, services
 from accounts.models import ApiKey, User
@@ -85,10 +87,15 @@ def test_first_anonymous_requests_at_once_make_one_user(at_once) -> None:
     assert len(users) == 4
 
 
-def createkey(*args: str) -> tuple[str, str]:
+def manage(*args: str) -> tuple[str, str]:
+    """What a command prints on stdout and on stderr."""
     out, err = StringIO(), StringIO()
-    call_command("createkey", *args, stdout=out, stderr=err, no_color=True)
+    call_command(*args, stdout=out, stderr=err, no_color=True)
     return out.getvalue(), err.getvalue()
+
+
+def createkey(*args: str) -> tuple[str, str]:
+    return manage("createkey", *args)
 
 
 @pytest.mark.django_db
@@ -121,6 +128,8 @@ def test_createkey_gives_an_existing_user_one_more_key(alice) -> None:
         (["x" * 151], "150"),
         (["anonymous"], "without a key"),
         (["bob", "--name", "x" * 101], "100"),
+        (["bob", "--expires", "0"], "from 1 to"),
+        (["bob", "--expires", "1000000"], "from 1 to"),
     ],
 )
 def test_createkey_says_what_is_wrong_and_makes_nothing(args: list[str], word: str) -> None:
@@ -128,3 +137,62 @@ def test_createkey_says_what_is_wrong_and_makes_nothing(args: list[str], word: s
         createkey(*args)
     assert not ApiKey.objects.exists()
     assert not User.objects.exists()
+
+
+@pytest.mark.django_db
+def test_createkey_makes_a_key_that_expires(alice) -> None:
+    _, err = createkey("alice", "--expires", "30")
+    left = ApiKey.objects.get().expires_at - timezone.now()
+    assert timedelta(days=29, hours=23) < left <= timedelta(days=30)
+    assert "It expires on 2" in err
+
+
+@pytest.mark.django_db
+def test_createkey_tells_of_another_key_of_the_same_name(alice) -> None:
+    createkey("alice", "--name", "laptop")
+    first = ApiKey.objects.get()
+    _, err = createkey("alice", "--name", "laptop")
+    assert f"another key of this name, {first.masked}" in err
+    _, err = createkey("bob", "--name", "laptop")
+    assert "another key" not in err, "names are each user's own"
+    assert ApiKey.objects.count() == 3
+
+
+@pytest.mark.django_db
+def test_keys_lists_keys_newest_first_and_never_shows_one(alice) -> None:
+    _, err = manage("keys")
+    assert "createkey" in err
+    text = createkey("alice", "--name", "laptop")[0].strip()
+    createkey("bob")
+    old, new = ApiKey.objects.order_by("pk")
+    services.key_revoke(old)
+    heading, first, second = manage("keys")[0].splitlines()
+    assert heading.startswith("PUBLIC ID")
+    assert first.split() == [new.public_id, "bob", "usable", "never", "never"]
+    assert second.split() == [old.public_id, "alice", "revoked", "never", "never", "laptop"]
+    assert text[11:] not in second
+    assert len(manage("keys", "alice")[0].splitlines()) == 2
+    with pytest.raises(CommandError, match="no user 'carol'"):
+        manage("keys", "carol")
+
+
+@pytest.mark.django_db
+def test_revokekey_takes_a_public_id_a_masked_key_or_the_key(alice) -> None:
+    for name in (lambda key, _: key.public_id, lambda key, _: key.masked, lambda _, text: text):
+        key, text = services.key_create(user=alice)
+        other, _ = services.key_create(user=alice)
+        out, _ = manage("revokekey", name(key, text))
+        assert out == f"{key.masked} of 'alice' is revoked.\n"
+        key.refresh_from_db()
+        other.refresh_from_db()
+        assert (key.status, other.status) == ("revoked", "usable")
+        assert "was revoked already" in manage("revokekey", key.public_id)[0]
+
+
+@pytest.mark.django_db
+def test_revokekey_does_not_repeat_what_it_did_not_find(alice) -> None:
+    services.key_create(user=alice)
+    for wrong in ("nothing1", keys.new_key().text, ""):
+        with pytest.raises(CommandError, match="There is no such key"):
+            manage("revokekey", wrong)
+    assert ApiKey.objects.get().revoked_at is None

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
 from django.urls import reverse
 from django.utils import timezone
 
@@ -125,3 +126,19 @@ def test_list_filters_by_status_and_does_not_query_per_row(
     assert "key 19" not in body
     assert "stale" not in staff_client.get(LIST, {"status": "usable"}).content.decode()
     assert "key 19" not in staff_client.get(LIST, {"status": "revoked"}).content.decode()
+
+
+def test_staff_see_what_their_permissions_say_and_without_any_nothing(client) -> None:
+    staff = User.objects.create_user("staff", is_staff=True)
+    client.force_login(staff)
+    models = ["accounts/user", "accounts/apikey"]
+    models += [f"conversations/{model}" for model in ("conversation", "completion")]
+    models += ["conversations/serverprocess"]
+    index = client.get("/admin/").content.decode()
+    assert not any(f"/admin/{model}/" in index for model in models)
+    for model in models:
+        app, name = model.split("/")
+        permission = Permission.objects.get(content_type__app_label=app, codename=f"view_{name}")
+        staff.user_permissions.set([permission])
+        for other in models:
+            assert client.get(f"/admin/{other}/").status_code == (200 if other == model else 403)

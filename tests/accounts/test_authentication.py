@@ -82,6 +82,7 @@ def test_every_refusal_has_its_own_sentence_and_shows_nothing_of_the_key(alice) 
     assert "expired" in sentences["expired"]
     assert "not active" in sentences["inactive"]
     assert "unknown" in sentences["unknown"]
+    assert not any("send no key" in sentence for sentence in sentences.values())
     assert sentences["empty"] == sentences["other scheme"]
     assert len(set(sentences.values())) == len(sentences) - 1
 
@@ -138,6 +139,12 @@ class TestAnonymousAllowed:
         services.key_revoke(key)
         for header in (f"Bearer {text}", f"Bearer {text[:-1]}", "Bearer ", "", "Basic YTpi"):
             refusal(header)
+
+    def test_a_placeholder_is_told_that_no_key_is_needed(self) -> None:
+        for placeholder in ("EMPTY", keys.new_key().text):
+            assert refusal(f"Bearer {placeholder}").endswith(
+                ", or send no key: leave the Authorization header out."
+            )
 
     def test_switched_off_by_deactivating_the_user(self) -> None:
         User.objects.filter(pk=services.anonymous_user().pk).update(is_active=False)

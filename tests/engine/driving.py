@@ -107,12 +107,15 @@ def ask(
     n: int = 1,
     best_of: int | None = None,
     shared_tokens: int = 0,
+    adapter: str = "",
     **params: Any,
 ) -> GenerateRequest:
     """Greedy unless told otherwise."""
     values = {"max_tokens": 16, "do_sample": False} | params
     sampling = SamplingParams(**values)
-    return GenerateRequest(request_id, user, (tuple(prompt),), sampling, n, best_of, shared_tokens)
+    return GenerateRequest(
+        request_id, user, (tuple(prompt),), sampling, n, best_of, shared_tokens, adapter
+    )
 
 
 def embed(request_id: str, *inputs: list[int], user: str = "u") -> EmbedRequest:

@@ -202,7 +202,7 @@ def test_a_prompt_is_taken_over_from_the_cache_and_only_by_its_user(
 def test_more_beams_than_the_batch_has_places_are_refused_by_name(tiny_dir: Path) -> None:
     engine = make_engine(tiny_dir, max_batch=4)
     told = drive(engine, ask("a", [5], num_beams=5), ask("b", [5], num_beams=4, n=2))
-    assert "num_beams is 5" in told.failed["a"]
+    assert "'num_beams' is 5" in told.failed["a"]
     assert ("b", 1) in told.finished
 
 

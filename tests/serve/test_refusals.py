@@ -54,6 +54,7 @@ def test_a_bad_flag_is_named(new_server, flags, named):
         ("LLMAPI_SHUTDOWN_TIMEOUT_S", "soon"),
         ("LLMAPI_SHARED_SYSTEM_PROMPTS", "/nowhere/house.txt"),
         ("LLMAPI_MODEL_ALIASES", "gpt-4=gpt-5,gpt-5=nonsense"),
+        ("LLMAPI_PROMPT_TEMPLATE", "/nowhere/house.jinja"),
         ("DATABASE_URL", "nonsense"),
         ("SECRET_KEY", "short"),
     ],

@@ -110,6 +110,12 @@ def test_one_connection_carries_many_requests(server, key):
         assert client.sock is first, "the connection was kept"
 
 
+def test_below_a_path_that_a_proxy_names_the_door_is_found(server, key):
+    headers = bearer(key) | {"Daphne-Root-Path": "/llm"}
+    answer = httpx.post(server.url + "/llm" + CHAT, json=chat(1), headers=headers, timeout=TIMEOUT)
+    assert answer.status_code == 200, answer.text
+
+
 def test_pipelined_requests_are_answered_in_their_order(server, key):
     requests = [
         request_bytes(server.url, CHAT, key, as_bytes(chat(20, stream=True))),

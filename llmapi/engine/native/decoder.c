@@ -83,6 +83,18 @@ typedef struct { /* the rows that go into a product, in tiles */
     int32_t *starts; /* what sums of products begin with, see `dot` */
 } Inputs;
 
+enum { QKV, O, GATE_UP, DOWN, PRODUCTS };
+
+typedef struct { /* what an adapter adds to a product: B (A x), its scale in B */
+    const float *a; /* [rank][in] */
+    const float *b; /* in panels as the product's weights: [panel][rank][PANEL] */
+    int64_t rank, in; /* rank: 0 if it adds nothing */
+} Delta;
+
+typedef struct {
+    Delta of[PRODUCTS];
+} AdapterLayer;
+
 typedef struct {
     Linear qkv, o, gate_up, down; /* gate_up: panels of gate and up in turn */
     const float *attention_norm, *mlp_norm, *q_norm, *k_norm;
@@ -100,6 +112,8 @@ typedef struct {
     /* scratch for the longest step, [rows][...] */
     float *state, *normed, *qkv, *attended, *activated;
     Inputs inputs;
+    float *low;        /* [rows][most_rank]: A x of the product that comes next */
+    int64_t most_rank; /* of all adapters */
 } Decoder;
 
 typedef struct { /* up to MAX_QUERIES / group rows of one sequence */
@@ -111,6 +125,7 @@ typedef struct {
     const int64_t *tokens, *positions, *slots; /* slot: block * BLOCK + place in it */
     const Piece *piece;
     const int64_t *tables;
+    const AdapterLayer *const *adapters; /* of each row: its adapter's layers, or none; or none at all */
     float *out; /* [rows][hidden]: the last hidden states, normalised */
 } Step;
 
@@ -325,14 +340,65 @@ INLINE Part part_at(int64_t number, int64_t panels, int64_t rows) {
     return (Part){number % panels, tile, end, row, rows * end / tiles - row};
 }
 
+/* ---- adapters --------------------------------------------------------------------------------- */
+
+typedef struct { /* what adapters add to one product of one layer */
+    const Decoder *decoder;
+    const Step *step;
+    int64_t layer, product;
+} Additions;
+
+INLINE const Delta *delta_of(const Additions *additions, int64_t row) {
+    if (!additions || !additions->step->adapters) return 0;
+    const AdapterLayer *layers = additions->step->adapters[row];
+    if (!layers) return 0;
+    const Delta *delta = &layers[additions->layer].of[additions->product];
+    return delta->rank ? delta : 0;
+}
+
+/* A x of a row that goes into the product. */
+static void shrink(const Additions *additions, const float *x, int64_t row) {
+    const Delta *delta = delta_of(additions, row);
+    if (!delta) return;
+    float *low = additions->decoder->low + row * additions->decoder->most_rank;
+    EACH(r, delta->rank) {
+        const float *a = delta->a + r * delta->in;
+        float lanes[PANEL] = {0}, sum = 0;
+        int64_t k = 0;
+        for (; k + PANEL <= delta->in; k += PANEL) EACH(c, PANEL) lanes[c] += a[k + c] * x[k + c];
+        for (; k < delta->in; k++) sum += a[k] * x[k];
+        EACH(c, PANEL) sum += lanes[c];
+        low[r] = sum;
+    }
+}
+
+/* B (A x), added to one panel of a tile's sums. */
+static void expand(const Additions *additions, Tile tile, int64_t panel, float (*sums)[PANEL]) {
+    if (!additions || !additions->step->adapters) return;
+    EACH(r, tile.rows) {
+        const int64_t row = tile.first + r;
+        const Delta *delta = delta_of(additions, row);
+        if (!delta) continue;
+        const float *low = additions->decoder->low + row * additions->decoder->most_rank;
+        const float *b = delta->b + panel * delta->rank * PANEL;
+        EACH(v, VECTORS) {
+            vec sum = load(sums[r] + v * LANES);
+            EACH(k, delta->rank) sum += low[k] * load(b + k * PANEL + v * LANES);
+            store(sums[r] + v * LANES, sum);
+        }
+    }
+}
+
+/* ---- products, shared by the threads ---------------------------------------------------------- */
+
 enum { PUT, ADD };
 
 /* Sums of one part, rows below each other. */
 typedef float Block[TILES_AT_ONCE * TILE][PANEL];
 
-/* out[row][feature] = (or +=) x W^T + b */
+/* out[row][feature] = (or +=) x W^T + b, and what adapters add (`additions` may be none) */
 static void linear(Thread *thread, const Linear *w, const Inputs *x, int64_t rows, float *out,
-                   int mode) {
+                   int mode, const Additions *additions) {
     const int64_t count = panels(w->out);
     Phase phase = next_phase(thread, parts_of(count, rows));
     for (int64_t number; claim(&phase, &number);) {
@@ -341,6 +407,7 @@ static void linear(Thread *thread, const Linear *w, const Inputs *x, int64_t row
         EACH(t, part.end - part.tile) {
             Tile tile = tile_at(part.tile + t, rows);
             product(tile, w, part.panel, x, sums + (tile.first - part.row));
+            expand(additions, tile, part.panel, sums + (tile.first - part.row));
         }
         if (!may_commit(&phase, number)) continue;
         int64_t from = part.panel * PANEL, width = w->out - from < PANEL ? w->out - from : PANEL;
@@ -357,7 +424,7 @@ static void linear(Thread *thread, const Linear *w, const Inputs *x, int64_t row
 
 /* out[row][feature] = silu(gate) * up; `out` is `inner` wide. */
 static void gated(Thread *thread, const Linear *w, const Inputs *x, int64_t rows, float *out,
-                  int64_t inner) {
+                  int64_t inner, const Additions *additions) {
     const int64_t count = panels(inner);
     Phase phase = next_phase(thread, parts_of(count, rows));
     for (int64_t number; claim(&phase, &number);) {
@@ -369,6 +436,8 @@ static void gated(Thread *thread, const Linear *w, const Inputs *x, int64_t rows
             Sums up;
             product(tile, w, 2 * part.panel, x, gate);
             product(tile, w, 2 * part.panel + 1, x, up);
+            expand(additions, tile, 2 * part.panel, gate);
+            expand(additions, tile, 2 * part.panel + 1, up);
             EACH(r, tile.rows) EACH(v, VECTORS) {
                 vec g = load(gate[r] + v * LANES), u = load(up[r] + v * LANES);
                 store(gate[r] + v * LANES, g / (1.0f + exponential(-g)) * u);
@@ -435,24 +504,26 @@ static void pack_row(const Linear *w, const Inputs *inputs, const float *x, int6
 
 /* x [rows][width], as inputs of a product with `w`. */
 static void pack_rows(Thread *thread, const Linear *w, const Inputs *inputs, const float *x,
-                      int64_t width, int64_t rows) {
+                      int64_t width, int64_t rows, const Additions *additions) {
     Phase phase = next_phase(thread, rows);
     for (int64_t row; claim(&phase, &row);) {
         if (!may_commit(&phase, row)) continue;
         pack_row(w, inputs, x + row * width, width, row, rows);
+        shrink(additions, x + row * width, row);
         committed(&phase);
     }
 }
 
 /* The state, normalised, as inputs of a product with `w`. */
 static void normalise_rows(Thread *thread, const Decoder *d, const float *weight, const Linear *w,
-                           int64_t rows) {
+                           int64_t rows, const Additions *additions) {
     Phase phase = next_phase(thread, rows);
     for (int64_t row; claim(&phase, &row);) {
         if (!may_commit(&phase, row)) continue;
         float *normed = d->normed + row * d->hidden;
         normalise(d->state + row * d->hidden, weight, d->epsilon, d->hidden, normed);
         pack_row(w, &d->inputs, normed, d->hidden, row, rows);
+        shrink(additions, normed, row);
         committed(&phase);
     }
 }
@@ -681,17 +752,19 @@ static void embed(Thread *thread, const Decoder *d, const Step *step) {
 }
 
 static void run_layer(Thread *thread, const Decoder *d, const Layer *layer, const Step *step) {
-    const int64_t rows = step->rows;
-    normalise_rows(thread, d, layer->attention_norm, &layer->qkv, rows);
-    linear(thread, &layer->qkv, &d->inputs, rows, d->qkv, PUT);
+    const int64_t rows = step->rows, number = layer - d->layers;
+    Additions add[PRODUCTS];
+    EACH(product, PRODUCTS) add[product] = (Additions){d, step, number, product};
+    normalise_rows(thread, d, layer->attention_norm, &layer->qkv, rows, &add[QKV]);
+    linear(thread, &layer->qkv, &d->inputs, rows, d->qkv, PUT, &add[QKV]);
     place(thread, d, layer, step);
     attend(thread, d, layer, step);
-    pack_rows(thread, &layer->o, &d->inputs, d->attended, d->heads * d->head_dim, rows);
-    linear(thread, &layer->o, &d->inputs, rows, d->state, ADD);
-    normalise_rows(thread, d, layer->mlp_norm, &layer->gate_up, rows);
-    gated(thread, &layer->gate_up, &d->inputs, rows, d->activated, d->inner);
-    pack_rows(thread, &layer->down, &d->inputs, d->activated, d->inner, rows);
-    linear(thread, &layer->down, &d->inputs, rows, d->state, ADD);
+    pack_rows(thread, &layer->o, &d->inputs, d->attended, d->heads * d->head_dim, rows, &add[O]);
+    linear(thread, &layer->o, &d->inputs, rows, d->state, ADD, &add[O]);
+    normalise_rows(thread, d, layer->mlp_norm, &layer->gate_up, rows, &add[GATE_UP]);
+    gated(thread, &layer->gate_up, &d->inputs, rows, d->activated, d->inner, &add[GATE_UP]);
+    pack_rows(thread, &layer->down, &d->inputs, d->activated, d->inner, rows, &add[DOWN]);
+    linear(thread, &layer->down, &d->inputs, rows, d->state, ADD, &add[DOWN]);
 }
 
 static void finish(Thread *thread, const Decoder *d, const Step *step) {
@@ -740,8 +813,8 @@ int decoder_linear(const Linear *w, const float *x, int64_t rows, int64_t width,
 #pragma omp parallel num_threads(threads)
         {
             Thread thread = {&team, omp_get_thread_num(), 0};
-            pack_rows(&thread, w, inputs, x, width, rows);
-            linear(&thread, w, inputs, rows, out, PUT);
+            pack_rows(&thread, w, inputs, x, width, rows, 0);
+            linear(&thread, w, inputs, rows, out, PUT, 0);
         }
     }
     dismiss(&team);

@@ -1,13 +1,14 @@
 """The fused LLaMA-family decoder on a CPU: weights packed once, one call into C per step."""
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as ListOf
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from llmapi.engine.adapters import JOINED, Delta, Sizes, joined, sizes_of_layers
 from llmapi.engine.cache import CacheShape, KVCache
 from llmapi.engine.decoder import rotations, window_of
 from llmapi.engine.native import library
@@ -67,6 +68,7 @@ class NativeDecoder:
         self.shape = CacheShape(len(base.layers), self._kv_heads, self._dim, self._dim, kept)
         cos, sin = rotations(base.rotary_emb, positions, self.embedding[:1])
         tied = model.lm_head.weight.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+        self.projections: Sizes = sizes_of_layers(base.layers)
         head = self._pack([model.lm_head], release=not tied)
         layers = (library.Layer * len(base.layers))(*map(self._layer, base.layers))
         self._head = head
@@ -91,6 +93,14 @@ class NativeDecoder:
         )
         self._allocate_scratch()
 
+    def pack(self, deltas: Mapping[str, Delta]) -> "PackedAdapter":
+        packed = PackedAdapter(deltas, self.projections, len(self._layers), self._panel)
+        if packed.most_rank > self._decoder.most_rank:
+            self._low = torch.empty(self._most_rows * packed.most_rank)
+            self._decoder.low = self._low.data_ptr()
+            self._decoder.most_rank = packed.most_rank
+        return packed
+
     def use(self, cache: KVCache) -> None:
         """Read and write this cache from now on. Its blocks must hold BLOCK positions."""
         if cache.block_size != BLOCK:
@@ -109,6 +119,7 @@ class NativeDecoder:
             raise ValueError(f"{len(rows)} tokens in a step that was made for {self._most_rows}")
         tokens, positions, slots = torch.tensor(rows, dtype=torch.int64).t().contiguous()
         pieces, tables = self._pieces(chunks)
+        adapters = _adapters_of_rows(chunks)
         out = torch.empty(len(rows), self.hidden_size)
         step = library.Step(
             rows=len(rows),
@@ -118,6 +129,7 @@ class NativeDecoder:
             slots=slots.data_ptr(),
             piece=pieces.data_ptr(),
             tables=tables.data_ptr(),
+            adapters=None if adapters is None else adapters.data_ptr(),
             out=out.data_ptr(),
         )
         if not self._library.decoder_forward(ctypes.byref(self._decoder), ctypes.byref(step)):
@@ -227,6 +239,47 @@ class NativeDecoder:
             setattr(self._decoder, name, scratch.data_ptr())
         self._decoder.inputs, memory = library.inputs_for(self._most_rows, self._widest)
         self._kept += memory
+
+
+class PackedAdapter:
+    """An adapter's matrices as they lie for decoder.c, and where."""
+
+    def __init__(self, deltas: Mapping[str, Delta], sizes: Sizes, layers: int, panel: int) -> None:
+        self._kept: list[Tensor] = []
+        self.most_rank = 0
+        self._layers = (library.AdapterLayer * layers)()
+        for number, layer in enumerate(self._layers):
+            for product in JOINED:
+                if found := joined(deltas, sizes, number, product):
+                    setattr(layer, product, self._delta(product, *found, panel))
+        self.address = ctypes.addressof(self._layers)
+
+    def _delta(self, product: str, whole: Delta, own: ListOf[Tensor], panel: int) -> library.Delta:
+        rank, inputs = whole.a.shape
+        if product == "gate_up":  # a panel of each in turn, as their weights lie
+            b = torch.stack([_in_panels(matrix, panel) for matrix in own], dim=1)
+        else:
+            b = _in_panels(whole.b, panel)
+        self._kept += [whole.a.contiguous(), b.contiguous()]
+        self.most_rank = max(self.most_rank, rank)
+        a, b = self._kept[-2:]
+        return library.Delta(a=a.data_ptr(), b=b.data_ptr(), rank=rank, inputs=inputs)
+
+
+def _in_panels(b: Tensor, panel: int) -> Tensor:
+    """`[outputs, rank]` -> `[panels, rank, panel]`."""
+    outputs, rank = b.shape
+    padded = torch.nn.functional.pad(b, (0, 0, 0, -outputs % panel))
+    return padded.view(-1, panel, rank).transpose(1, 2)
+
+
+def _adapters_of_rows(chunks: ListOf[Chunk]) -> Tensor | None:
+    """For each row of a step where its adapter lies, 0 for none; None: nobody has one."""
+    adapters = [(chunk.sequence.adapter, chunk.count) for chunk in chunks]
+    if not any(adapter for adapter, _ in adapters):
+        return None
+    places = [adapter.packed.address if adapter else 0 for adapter, n in adapters for _ in range(n)]
+    return torch.tensor(places, dtype=torch.int64)
 
 
 def _matrices(modules: list[Any], *, in_turn: bool) -> Iterator[Tensor]:

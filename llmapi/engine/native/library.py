@@ -65,6 +65,14 @@ class Layer(Structure):
     ]
 
 
+class Delta(Structure):
+    _fields_ = [("a", c_void_p), ("b", c_void_p), ("rank", c_int64), ("inputs", c_int64)]
+
+
+class AdapterLayer(Structure):
+    _fields_ = [("qkv", Delta), ("o", Delta), ("gate_up", Delta), ("down", Delta)]
+
+
 class Decoder(Structure):
     _fields_ = [
         ("layers", POINTER(Layer)),
@@ -89,6 +97,8 @@ class Decoder(Structure):
         ("attended", c_void_p),
         ("activated", c_void_p),
         ("inputs", Inputs),
+        ("low", c_void_p),
+        ("most_rank", c_int64),
     ]
 
 
@@ -101,6 +111,7 @@ class Step(Structure):
         ("slots", c_void_p),
         ("piece", c_void_p),
         ("tables", c_void_p),
+        ("adapters", c_void_p),
         ("out", c_void_p),
     ]
 

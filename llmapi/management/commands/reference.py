@@ -1,4 +1,5 @@
-"""`manage.py reference`: the tables of docs/settings.md and docs/parameters.md, from the code."""
+"""`manage.py reference`: what the code knows of docs/settings.md, parameters.md and
+templates.md."""
 
 import json
 from pathlib import Path
@@ -8,6 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rest_framework.serializers import ListSerializer
 
+from llmapi.backends.templates import BUILT_IN
 from llmapi.fields import StrictField
 from llmapi.management.commands.serve import FLAGS, flag_of
 from llmapi.serializers import (
@@ -24,6 +26,11 @@ ROUTES: dict[str, type[RequestSerializer]] = {
     "POST /v1/completions": CompletionSerializer,
     "POST /v1/embeddings": EmbeddingSerializer,
 }
+CHAT = [
+    {"role": "user", "content": "What is the capital of China?"},
+    {"role": "assistant", "content": "Beijing."},
+    {"role": "user", "content": "法国的呢？"},
+]
 MADE = "<!-- made by `python manage.py reference`; change the code, not this table -->"
 
 
@@ -39,6 +46,7 @@ class Command(BaseCommand):
         for path, table in (
             (docs / "settings.md", settings_table()),
             (docs / "parameters.md", parameters_tables()),
+            (docs / "templates.md", templates_text()),
         ):
             text = path.read_text()
             fresh = text[: text.index(MADE) + len(MADE)] + "\n\n" + table + "\n"
@@ -120,6 +128,23 @@ def values_of(field: Any) -> str:
     if "maxLength" in schema:
         words.append(f"of {schema['maxLength']} characters at most")
     return " ".join(words)
+
+
+def templates_text() -> str:
+    """One chat in each of the built-in templates."""
+    from transformers.utils.chat_template_utils import render_jinja_template  # slow to import
+
+    tokens: dict[str, Any] = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "space": "",
+        "puts_bos": True,
+    }
+    parts = []
+    for name, source in BUILT_IN.items():
+        text = render_jinja_template([CHAT], chat_template=source, **tokens)[0][0]
+        parts.append(f"### {name}\n\n```text\n{text}\n```")
+    return "\n\n".join(parts)
 
 
 def shown(value: Any) -> str:

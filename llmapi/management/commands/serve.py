@@ -39,6 +39,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "only_cpu": {"action": "store_true"},
     "load_in_8bit": {"action": "store_true"},
     "load_in_4bit": {"action": "store_true"},
+    "prompt_template": {"metavar": "TEMPLATE"},
     "host": {"metavar": "ADDRESS"},
     "port": {"type": int, "metavar": "PORT"},
 }
@@ -89,6 +90,7 @@ class Command(BaseCommand):
         connections.close_all()
 
         server = DoorServer(get_default_application(), listener, options.shutdown_timeout_s)
+        server.take_ctrl_c()  # before there is a process to end
         models.start(backends, self.report, options.model_aliases)
         threading.Thread(target=self.announce, args=(server,), name="announce", daemon=True).start()
         try:
@@ -97,6 +99,7 @@ class Command(BaseCommand):
             # What follows is short; a further signal ends it at once.
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             signal.signal(signal.SIGINT, signal.SIG_DFL)
+            is_loading = models.unavailable is not None
             models.stop()
             admission.close()
             database.close()
@@ -104,6 +107,8 @@ class Command(BaseCommand):
         if self.failed:
             raise CommandError(self.failed)
         self.report("Stopped.")
+        if is_loading:
+            os._exit(0)  # Python would wait for the threads that import
 
     # ---- before ---------------------------------------------------------------------------------
 

@@ -1,0 +1,43 @@
+"""`manage.py keys [USERNAME]`: the keys there are, newest first; never the keys themselves."""
+
+from datetime import datetime
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from accounts.management.database import failing_as
+from accounts.models import ApiKey, User
+
+HEADINGS = ("PUBLIC ID", "USER", "STATUS", "LAST USED", "EXPIRES", "NAME")
+
+
+class Command(BaseCommand):
+    help = "List API keys, newest first: those of a user, or all."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("username", nargs="?", help="whose keys; left out: everyone's")
+
+    def handle(self, *args: Any, username: str | None, **options: Any) -> None:
+        keys = ApiKey.objects.select_related("user").order_by("-pk")
+        with failing_as("The keys could not be read"):
+            if username is not None:
+                if not User.objects.filter(username=username).exists():
+                    raise CommandError(f"There is no user {username!r}.")
+                keys = keys.filter(user__username=username)
+            rows = [HEADINGS, *map(row_of, keys)]
+        if len(rows) == 1:
+            self.stderr.write("There are no keys; 'manage.py createkey USERNAME' makes one.")
+            return
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            padded = (text.ljust(width) for text, width in zip(row, widths, strict=True))
+            self.stdout.write("  ".join(padded).rstrip())
+
+
+def row_of(key: ApiKey) -> tuple[str, ...]:
+    times = when(key.last_used_at), when(key.expires_at)
+    return (key.public_id, key.user.username, key.status, *times, key.name)
+
+
+def when(time: datetime | None) -> str:
+    return "never" if time is None else f"{time:%Y-%m-%d %H:%M}"

@@ -1,0 +1,238 @@
+"""LoRA adapters that are served beside the base model, mixed with it and each other in one batch.
+
+LoRA (Hu et al., 2021, arXiv:2106.09685) adds `scale * B (A x)` to what a projection makes of x. The
+base's weights stay as they are, quantised or not; each row of a step gets the addition of its own
+sequence's adapter, or none.
+"""
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as ListOf
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig
+from peft.utils.other import get_pattern_key
+from peft.utils.save_and_load import load_peft_weights
+from torch import Tensor
+
+from llmapi.engine.messages import AdapterInfo
+
+MERGE = "It can be merged into the base model instead: --lora_model."
+
+WHOLE_MODULES = (
+    "it brings layers of its own (modules_to_save), an embedding of a larger vocabulary perhaps. "
+) + MERGE
+NEUTRAL = {
+    "use_dora": (False, "it uses DoRA. " + MERGE),
+    "modules_to_save": (None, WHOLE_MODULES),
+    "bias": ("none", "it changes biases. " + MERGE),
+    "lora_bias": (False, "its B matrices have biases. " + MERGE),
+    "fan_in_fan_out": (False, "its matrices are transposed (fan_in_fan_out). " + MERGE),
+    "trainable_token_indices": (None, "it changes single tokens' embeddings. " + MERGE),
+    "target_parameters": (None, "it changes parameters that are no projections. " + MERGE),
+    "layer_replication": (None, "it needs layers of the base model repeated."),
+    "alora_invocation_tokens": (None, "it works from certain tokens on only (aLoRA)."),
+    "use_qalora": (False, "it is a QA-LoRA."),
+    "use_bdlora": (None, "it is a block-diagonal LoRA."),
+    "arrow_config": (None, "it routes between several adapters (Arrow)."),
+    "kasa_config": (None, "it is a KaSA."),
+    "monteclora_config": (None, "it is a MonteCLoRA."),
+    "velora_config": (None, "it is a VeLoRA."),
+}
+"""Settings of peft that change more than `scale * B A` does, and what to say of any other value."""
+
+Sizes = Mapping[str, tuple[int, int]]
+"""(inputs, outputs) of projections, by their full names in the model, such as
+`model.layers.0.mlp.up_proj`."""
+
+
+class AdapterError(Exception):
+    """It cannot be served; the text says why, for whoever runs the server."""
+
+
+class Delta(NamedTuple):
+    """What is added to one projection: y += (x A^T) B^T."""
+
+    a: Tensor
+    """`[rank, inputs]`, float32"""
+    b: Tensor
+    """`[outputs, rank]`, float32, with the adapter's scale in it"""
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """One loaded adapter. Sequences hold it, so one that is dropped lives as long as they do."""
+
+    name: str
+    generation: int
+    """How many adapters were loaded before it: a name may come back with other weights."""
+    packed: Any
+    """What it adds, as its network wants it (`Network.pack`)."""
+
+    @cached_property
+    def salt(self) -> bytes:
+        """What sets its keys and values apart from the base's and from other adapters'."""
+        words = f"{self.generation} {self.name}"
+        return blake2b(words.encode("utf-8", "surrogatepass"), digest_size=32).digest()
+
+
+def info_of(name: str, path: str, deltas: Mapping[str, Delta]) -> AdapterInfo:
+    tensors = [tensor for delta in deltas.values() for tensor in delta]
+    return AdapterInfo(
+        name=name,
+        path=path,
+        rank=max(delta.a.shape[0] for delta in deltas.values()),
+        targets=tuple(sorted({name.rpartition(".")[2] for name in deltas})),
+        bytes=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
+    )
+
+
+def read_deltas(path: Path, sizes: Sizes) -> dict[str, Delta]:
+    """The adapter in a directory, as peft saves it, for a model with these projections.
+
+    Raises AdapterError.
+    """
+    config = _read_config(path)
+    try:
+        weights = load_peft_weights(str(path), device="cpu")
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise AdapterError(
+            f"The adapter's weights in '{path}' cannot be read ({reason})."
+        ) from error
+    halves: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in weights.items():
+        name, _, half = key.removeprefix("base_model.model.").rpartition(".lora_")
+        if half not in ("A.weight", "B.weight"):
+            whole = "embed" in key or "lm_head" in key
+            raise AdapterError(
+                f"The adapter in '{path}' cannot be served beside the base model: "
+                + (WHOLE_MODULES if whole else f"it holds '{key}', which is no LoRA matrix.")
+            )
+        halves.setdefault(name, {})[half[0]] = tensor
+    if not halves:
+        raise AdapterError(f"The adapter in '{path}' is empty.")
+    return {name: _delta(name, both, config, path, sizes) for name, both in halves.items()}
+
+
+def _read_config(path: Path) -> LoraConfig:
+    file = path / "adapter_config.json"
+    if not file.is_file():
+        raise AdapterError(f"'{path}' has no adapter_config.json, so it is no adapter of peft's.")
+    try:
+        kind = json.loads(file.read_text(encoding="utf-8")).get("peft_type")
+        config = LoraConfig.from_pretrained(str(path)) if kind == "LORA" else None
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise AdapterError(f"'{file}' cannot be read ({reason}).") from error
+    if config is None:
+        raise AdapterError(f"The adapter in '{path}' is no LoRA but {kind}.")
+    for name, (neutral, sentence) in NEUTRAL.items():
+        if (getattr(config, name, neutral) or neutral) != neutral:
+            raise AdapterError(
+                f"The adapter in '{path}' cannot be served beside the base model: {sentence}"
+            )
+    return config
+
+
+def _delta(
+    name: str, both: Mapping[str, Tensor], config: LoraConfig, path: Path, sizes: Sizes
+) -> Delta:
+    other = f"The adapter in '{path}' was made for another base model"
+    if name == "lm_head":
+        raise AdapterError(f"The adapter in '{path}' changes the output layer. {MERGE}")
+    if name not in sizes:
+        raise AdapterError(f"{other}: this one has no projection '{name}'.")
+    if both.keys() != {"A", "B"}:
+        raise AdapterError(f"The adapter in '{path}' lacks a half of '{name}'.")
+    a, b = both["A"].float().contiguous(), both["B"].float().contiguous()
+    inputs, outputs = sizes[name]
+    if a.ndim != 2 or (a.shape[1], *b.shape) != (inputs, outputs, a.shape[0]):
+        raise AdapterError(
+            f"{other}: '{name}' has {inputs} inputs and {outputs} outputs here, and "
+            f"{a.shape[-1]} and {b.shape[0]} there."
+        )
+    if not (a.isfinite().all() and b.isfinite().all()):
+        raise AdapterError(f"The adapter in '{path}' holds broken numbers (in '{name}').")
+    rank_patterns, alpha_patterns = config.rank_pattern or {}, config.alpha_pattern or {}
+    rank = rank_patterns.get(get_pattern_key([*rank_patterns], name), config.r)
+    alpha = alpha_patterns.get(get_pattern_key([*alpha_patterns], name), config.lora_alpha)
+    if rank != a.shape[0]:
+        raise AdapterError(
+            f"The adapter in '{path}' says that '{name}' has rank {rank}, and it has {a.shape[0]}."
+        )
+    return Delta(a, b * (alpha / (math.sqrt(rank) if config.use_rslora else rank)))
+
+
+# ---- for networks --------------------------------------------------------------------------------
+
+JOINED = {
+    "qkv": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    "o": ("self_attn.o_proj",),
+    "gate_up": ("mlp.gate_proj", "mlp.up_proj"),
+    "down": ("mlp.down_proj",),
+}
+"""The LLaMA family's projections, as the fused decoders compute them: one product for each line."""
+
+
+def sizes_of_layers(layers: Iterable[Any]) -> dict[str, tuple[int, int]]:
+    """The projections of a LLaMA-family model's layers."""
+    return {
+        f"model.layers.{number}.{name}": (module.in_features, module.out_features)
+        for number, layer in enumerate(layers)
+        for names in JOINED.values()
+        for name in names
+        for module in [layer.get_submodule(name)]
+    }
+
+
+def joined(
+    deltas: Mapping[str, Delta], sizes: Sizes, layer: int, product: str
+) -> tuple[Delta, ListOf[Tensor]] | None:
+    """What an adapter adds to one of a layer's joined products, and each projection's own B with
+    the ranks of all: `[outputs, rank]`, for outputs that lie otherwise than below each other.
+
+    Ranks add up. None: it adds nothing there.
+    """
+    names = [f"model.layers.{layer}.{name}" for name in JOINED[product]]
+    if not any(name in deltas for name in names):
+        return None
+    a = torch.cat([deltas[name].a for name in names if name in deltas])
+    own = [deltas[n].b if n in deltas else torch.zeros(sizes[n][1], 0) for n in names]
+    b = torch.block_diag(*own)
+    return Delta(a, b), b.split([sizes[name][1] for name in names])
+
+
+class Rows(NamedTuple):
+    """Rows of a step that one adapter serves: from `first` to before `end`."""
+
+    first: int
+    end: int
+    adapter: Adapter
+
+
+def rows_of(parts: Iterable[tuple[int, Adapter | None]]) -> list[Rows]:
+    """(rows, adapter) of each chunk, in the order in which their rows lie: neighbours of one
+    adapter are joined, those without one left out."""
+    found: list[Rows] = []
+    first = 0
+    for count, adapter in parts:
+        end = first + count
+        if adapter is not None:
+            if found and found[-1].end == first and found[-1].adapter is adapter:
+                found[-1] = found[-1]._replace(end=end)
+            else:
+                found.append(Rows(first, end, adapter))
+        first = end
+    return found
+
+
+def added(delta: Delta, x: Tensor) -> Tensor:
+    """What is added for x `[rows, inputs]`: `[rows, outputs]`, in the delta's precision."""
+    return (x.to(delta.a.dtype) @ delta.a.T) @ delta.b.T
