@@ -45,16 +45,25 @@ class ServerSettings(BaseSettings):
         description="Directory in Hugging Face format, .gguf file, or hub id. "
         "Default: the embedded SmolLM2-135M-Instruct.",
     )
-    lora_model: str | None = Field(None, description="LoRA adapter. Not built yet: refused.")
+    lora_model: str | None = Field(
+        None,
+        description="Directory or hub id of a LoRA adapter, which is merged into the base model. "
+        "The model keeps its name, if LLMAPI_MODEL_NAME gives no other.",
+    )
     lora_models: Pairs = Field(
         {},
         description="LoRA adapters beside the base model, each a model of its own: "
         "`name=directory`, separated by commas.",
     )
     tokenizer_path: str | None = Field(
-        None, description="Directory of another tokenizer. Default: the model's own."
+        None,
+        description="Directory of another tokenizer. Default: the adapter's, else the model's own.",
     )
-    gpus: str | None = Field(None, description="GPU to use, by number. Default: a GPU if any.")
+    gpus: str | None = Field(
+        None,
+        description="GPUs by number, such as `0` or `0,1`: the layers are spread over them. "
+        "Default: a GPU if any.",
+    )
     only_cpu: bool = Field(False, description="Use the CPU even if there is a GPU.")
     load_in_8bit: bool = Field(
         False, description="8-bit weights: bitsandbytes on a GPU, the native decoder on a CPU."
@@ -92,7 +101,9 @@ class ServerSettings(BaseSettings):
         None, ge=64, description="Size of the key/value cache. Default: from free memory."
     )
     context_length: int | None = Field(
-        None, ge=16, description="Longest prompt plus answer. Default: the model's own."
+        None,
+        ge=16,
+        description="Longest prompt plus answer. Default, and at most: the model's own.",
     )
     max_pending: int = Field(
         256, ge=1, description="Requests accepted and not finished; past it, 503 with Retry-After."

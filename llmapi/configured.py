@@ -10,11 +10,10 @@ from llmapi.backends.base import Backend
 from llmapi.backends.echo import EchoBackend
 from llmapi.backends.local import LocalBackend
 from llmapi.backends.templates import ChatTemplate, find_template
+from llmapi.engine.checks import check_local
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.embedded import embedded_model_path
-from llmapi.engine.source import LoadError, check_local
-
-NOT_BUILT_YET = ("lora_model",)
+from llmapi.engine.source import LoadError
 
 
 def configured_backends(options: Any) -> list[Backend]:
@@ -45,28 +44,26 @@ def configured_backends(options: Any) -> list[Backend]:
 
 def engine_config(options: Any) -> EngineConfig:
     """What the engine is started with. Raises ImproperlyConfigured with what to do instead."""
-    for name in NOT_BUILT_YET:
-        if getattr(options, name):
+    for one, other in (("load_in_8bit", "load_in_4bit"), ("gpus", "only_cpu")):
+        if getattr(options, one) and getattr(options, other):
             raise ImproperlyConfigured(
-                f"--{name} (LLMAPI_{name.upper()}) is not built into this version yet; "
-                "leave it out."
+                f"--{one} (LLMAPI_{one.upper()}) and --{other} (LLMAPI_{other.upper()}) exclude "
+                "each other: give one."
             )
-    if options.load_in_8bit and options.load_in_4bit:
-        raise ImproperlyConfigured(
-            "--load_in_8bit (LLMAPI_LOAD_IN_8BIT) and --load_in_4bit (LLMAPI_LOAD_IN_4BIT) exclude "
-            "each other: give one."
-        )
+    gpus = gpu_numbers(options.gpus) if options.gpus else ()
     config = EngineConfig(
         base_model=options.base_model or embedded_model(),
         cache_dir=str(Path(options.var_dir) / "models"),
         tokenizer_path=options.tokenizer_path,
+        lora_model=options.lora_model,
         adapters=adapters(options),
         served_name=options.model_name,
         dtype=options.dtype,
         load_in_8bit=options.load_in_8bit,
         load_in_4bit=options.load_in_4bit,
         decoder=options.decoder,
-        device=device(options),
+        device="cpu" if options.only_cpu else f"cuda:{gpus[0]}" if gpus else "auto",
+        gpus=gpus,
         threads=options.threads,
         max_batch=options.max_batch,
         step_tokens=options.step_tokens,
@@ -148,13 +145,14 @@ def embedded_model() -> str:
     return str(path)
 
 
-def device(options: Any) -> str:
-    """`--gpus 1` means that GPU, `--only_cpu` none; neither: a GPU if torch sees one."""
-    if options.gpus is not None and not options.gpus.isdecimal():
+def gpu_numbers(given: str) -> tuple[int, ...]:
+    """`0,1` -> (0, 1), in ascending order. Raises ImproperlyConfigured."""
+    parts = [part.strip() for part in given.split(",")]
+    if not all(part.isascii() and part.isdecimal() for part in parts):
         raise ImproperlyConfigured(
-            f"--gpus (LLMAPI_GPUS) takes the number of one GPU, such as 0 (it is "
-            f"'{options.gpus}'); several GPUs are not built into this version yet."
+            f"--gpus (LLMAPI_GPUS) takes the numbers of GPUs, such as 0 or 0,1 (it is '{given}')."
         )
-    if options.only_cpu:
-        return "cpu"
-    return "auto" if options.gpus is None else f"cuda:{options.gpus}"
+    numbers = sorted(map(int, parts))
+    if len(set(numbers)) < len(numbers):
+        raise ImproperlyConfigured(f"--gpus (LLMAPI_GPUS) names a GPU twice (it is '{given}').")
+    return tuple(numbers)

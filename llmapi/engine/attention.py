@@ -67,7 +67,9 @@ class ShapeProbe:
 
     def __init__(self) -> None:
         self.seen: dict[int, tuple[int, int, int, torch.dtype]] = {}
+        self.devices: dict[int, torch.device] = {}
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
         self.seen[layer] = (k.shape[0], k.shape[-1], v.shape[-1], k.dtype)
+        self.devices[layer] = k.device
         return q.new_zeros(q.shape[1], q.shape[0], v.shape[-1])

@@ -20,6 +20,8 @@ class CacheShape:
     key_dim: int
     value_dim: int
     dtype: torch.dtype
+    devices: tuple[torch.device, ...] = ()
+    """Where each layer is, if not all are in one place."""
 
     @property
     def bytes_per_token(self) -> int:
@@ -40,7 +42,8 @@ class KVCache:
     def __init__(
         self, shape: CacheShape, *, blocks: int, block_size: int, device: torch.device
     ) -> None:
-        """`blocks`: those that sequences may hold, numbers 1 to `blocks`."""
+        """`blocks`: those that sequences may hold, numbers 1 to `blocks`. `device`: of all layers,
+        if `shape` does not tell."""
         self.block_size = block_size
         self.usable = blocks
         self.scratch = blocks + 1
@@ -53,26 +56,30 @@ class KVCache:
 
         def pools(dim: int) -> list[Tensor]:
             size = (rows, block_size * dim)
-            return [zeros(size, shape.dtype, device) for _ in range(shape.layers)]
+            places = shape.devices or (device,) * shape.layers
+            return [zeros(size, shape.dtype, place) for place in places]
 
         self._keys = pools(shape.key_dim)
         self._values = pools(shape.value_dim)
+        self.devices = tuple(dict.fromkeys(pool.device for pool in self._keys))
+        """Those on which there is a layer, each once."""
 
     def layers(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Keys and values of each layer, as the rows that this class describes."""
         yield from zip(self._keys, self._values, strict=True)
 
-    def block_rows(self, blocks: Tensor) -> Tensor:
-        """Rows of the pool for block numbers `[n]`, head after head: `[kv_heads * n]`."""
-        return self._per_head(blocks, self.blocks)
+    def block_rows(self, blocks: Tensor, device: torch.device | None = None) -> Tensor:
+        """Rows of the pool for block numbers `[n]`, head after head: `[kv_heads * n]`; for layers
+        on `device`, the cache's own by default."""
+        return self._per_head(blocks, self.blocks, device)
 
-    def slot_rows(self, slots: Tensor) -> Tensor:
+    def slot_rows(self, slots: Tensor, device: torch.device | None = None) -> Tensor:
         """The same for single positions: slot = block * block_size + place in the block."""
-        return self._per_head(slots, self.blocks * self.block_size)
+        return self._per_head(slots, self.blocks * self.block_size, device)
 
-    def _per_head(self, places: Tensor, stride: int) -> Tensor:
+    def _per_head(self, places: Tensor, stride: int, device: torch.device | None) -> Tensor:
         heads = torch.arange(self.shape.kv_heads, device=places.device)[:, None] * stride
-        return (heads + places[None, :]).flatten().to(self.device)
+        return (heads + places[None, :]).flatten().to(device or self.device)
 
     def write(self, layer: int, slot_rows: Tensor, key: Tensor, value: Tensor) -> None:
         """Store keys and values `[kv_heads, tokens, dim]` at `slot_rows` `[kv_heads * tokens]`."""
@@ -106,7 +113,7 @@ class KVCache:
         owner."""
         rows = self._rows_of([block for block in blocks if block != NULL_BLOCK])
         for pool in (*self._keys, *self._values):
-            pool.index_fill_(0, rows, 0)
+            pool.index_fill_(0, rows[pool.device], 0)
 
     def copy_blocks(self, pairs: list[tuple[int, int]]) -> None:
         """What is in each pair's first block goes into its second, in all layers. All are read
@@ -114,7 +121,8 @@ class KVCache:
         sources = self._rows_of([source for source, _ in pairs])
         targets = self._rows_of([target for _, target in pairs])
         for pool in (*self._keys, *self._values):
-            pool.index_copy_(0, targets, pool.index_select(0, sources))
+            copied = pool.index_select(0, sources[pool.device])
+            pool.index_copy_(0, targets[pool.device], copied)
 
     def is_finite(self, blocks: list[int]) -> bool:
         """Whether these blocks hold numbers and nothing else: a NaN or an infinity is in their sum
@@ -122,15 +130,19 @@ class KVCache:
         rows = self._rows_of(blocks)
         sums = []
         for pools in (self._keys, self._values):
-            # One for all layers: fresh memory costs several times as much as the look at it.
-            held = pools[0].new_empty(len(rows), pools[0].shape[1])
-            for pool in pools:
-                torch.index_select(pool, 0, rows, out=held)
-                sums.append(held.sum(dtype=torch.float32))
+            for device in self.devices:
+                here = [pool for pool in pools if pool.device == device]
+                # One for all layers: fresh memory costs several times as much as the look at it.
+                held = here[0].new_empty(len(rows[device]), here[0].shape[1])
+                for pool in here:
+                    torch.index_select(pool, 0, rows[device], out=held)
+                    sums.append(held.sum(dtype=torch.float32).to(self.device))
         return bool(torch.stack(sums).isfinite().all())
 
-    def _rows_of(self, blocks: list[int]) -> Tensor:
-        return self.block_rows(torch.tensor(blocks, dtype=torch.long))
+    def _rows_of(self, blocks: list[int]) -> dict[torch.device, Tensor]:
+        """On each device."""
+        numbers = torch.tensor(blocks, dtype=torch.long)
+        return {device: self.block_rows(numbers, device) for device in self.devices}
 
 
 def zeros(size: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -29,6 +29,7 @@ from llmapi.engine.cache import CacheShape, KVCache
 from llmapi.engine.generic import TOLERANCE
 from llmapi.engine.graphs import DecodeSteps
 from llmapi.engine.packed import PackedPlan, find_varlen
+from llmapi.engine.placement import spread
 from llmapi.engine.plan import AttentionPlan
 from llmapi.engine.scheduler import Chunk
 
@@ -50,6 +51,10 @@ def why_not_fusable(model: Any) -> str | None:
         return "its weights are quantised already"
     if any(type(m) is not torch.nn.Linear for m in _projections(model)):
         return "its projections are not plain matrices"
+    if type(model.get_input_embeddings()) is not torch.nn.Embedding:
+        return "its embedding is not a plain table"
+    if spread(model):
+        return "its layers lie on several devices"
     return None
 
 

@@ -1,6 +1,6 @@
 """The generic path: any causal language model of transformers whose attention is replaceable."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as ListOf
 from functools import partial
 from typing import Any
@@ -11,10 +11,13 @@ from torch import Tensor
 from llmapi.engine.adapters import Delta, Rows, Sizes, added, rows_of
 from llmapi.engine.attention import IMPLEMENTATION, ShapeProbe, UnsupportedModel
 from llmapi.engine.cache import CacheShape, KVCache
-from llmapi.engine.plan import AttentionPlan
+from llmapi.engine.plan import AttentionPlan, SpreadPlan
 from llmapi.engine.scheduler import Chunk
 
 TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+QUANTISED_TOLERANCE = 1e-1
+"""At least, where activations are quantised too: bitsandbytes' 8 bits round a row differently in
+other company."""
 
 
 class GenericNetwork:
@@ -38,25 +41,27 @@ class GenericNetwork:
         self._adapted: list[Rows] = []
         """Of the step that runs."""
         self._hooked: set[str] = set()
-        self.projections: Sizes = {
-            name: (module.in_features, module.out_features)
-            for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear) and module is not model.get_output_embeddings()
-        }
+        self.projections: Sizes = dict(_projections(model))
         model.set_attn_implementation(IMPLEMENTATION)
         if model.config._attn_implementation != IMPLEMENTATION:
             raise UnsupportedModel("this model does not let its attention be replaced")
         self.shape = self._probe()
         self.tolerance = TOLERANCE[self.shape.dtype]
+        if getattr(model, "quantization_method", None) is not None:
+            self.tolerance = max(self.tolerance, QUANTISED_TOLERANCE)
 
     def pack(self, deltas: Mapping[str, Delta]) -> dict[str, Delta]:
         for name in deltas.keys() - self._hooked:
             self.model.get_submodule(name).register_forward_hook(partial(self._adapt, name))
             self._hooked.add(name)
         return {
-            name: Delta(delta.a.to(self.device), delta.b.to(self.device))
+            name: Delta(*(half.to(self._device_of(name)) for half in delta))
             for name, delta in deltas.items()
         }
+
+    def _device_of(self, name: str) -> torch.device:
+        parameter = next(self.model.get_submodule(name).parameters())
+        return torch.device(parameter.device)
 
     def _adapt(self, name: str, module: Any, args: tuple[Tensor], output: Tensor) -> Tensor:
         """What follows each adapted projection: `[1, tokens, inputs]` to `[1, tokens, outputs]`."""
@@ -72,7 +77,8 @@ class GenericNetwork:
     def forward(self, chunks: ListOf[Chunk]) -> list[Tensor]:
         if self._cache is None:
             raise RuntimeError("give it a cache first")
-        plan = AttentionPlan(self._cache, chunks)
+        spread = len(self._cache.devices) > 1
+        plan = (SpreadPlan if spread else AttentionPlan)(self._cache, chunks)
         firsts: dict[Chunk, int] = {}
         tokens: list[int] = []
         positions: list[int] = []
@@ -82,7 +88,7 @@ class GenericNetwork:
             positions += range(chunk.start, chunk.end)
         self._adapted = rows_of((chunk.count, chunk.sequence.adapter) for chunk in plan.order)
         try:
-            hidden = self._call(plan, tokens, positions).last_hidden_state[0]
+            hidden = self._call(plan, tokens, positions).last_hidden_state[0].to(self.device)
         finally:
             self._adapted = []
         return [hidden[firsts[chunk] : firsts[chunk] + chunk.count] for chunk in chunks]
@@ -95,7 +101,7 @@ class GenericNetwork:
             logits: Tensor = self.model(input_ids=None, use_cache=False).logits[0]
         finally:
             setattr(self.model, self._body_name, self._body)
-        return logits
+        return logits.to(self.device)
 
     def _call(self, plan: Any, tokens: list[int], positions: list[int]) -> Any:
         return self._body(
@@ -114,7 +120,19 @@ class GenericNetwork:
         if len(shapes) != 1 or sorted(probe.seen) != list(range(len(probe.seen))):
             raise UnsupportedModel("its layers store keys and values of different shapes")
         kv_heads, key_dim, value_dim, dtype = shapes.pop()
-        return CacheShape(len(probe.seen), kv_heads, key_dim, value_dim, dtype)
+        devices = tuple(probe.devices[layer] for layer in range(len(probe.seen)))
+        spread = devices if len(set(devices)) > 1 else ()
+        return CacheShape(len(probe.seen), kv_heads, key_dim, value_dim, dtype, spread)
+
+
+def _projections(model: Any) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Name, inputs and outputs of each, in layers of peft's (`base_layer`) too."""
+    head = model.get_output_embeddings()
+    for name, module in model.named_modules():
+        plain = getattr(module, "base_layer", module)
+        inside = ".base_layer" in name or ".lora_" in name
+        if isinstance(plain, torch.nn.Linear) and module is not head and not inside:
+            yield name, (plain.in_features, plain.out_features)
 
 
 class _Known(torch.nn.Module):

@@ -2,28 +2,44 @@
 model."""
 
 import json
+import pickle
 import time
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     BitsAndBytesConfig,
 )
 
+from llmapi.engine import merging
 from llmapi.engine.attention import UnsupportedModel
+from llmapi.engine.checks import check_memory, check_settings, read_weights
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.conversion import Report, converted
 from llmapi.engine.engine import Engine
-from llmapi.engine.machine import GIB, cache_tokens, usable_cores
+from llmapi.engine.lora import AdapterFiles, check_fits, embedding_rows, read_adapter
+from llmapi.engine.machine import GIB, cache_tokens, free_on, usable_cores
 from llmapi.engine.messages import LoadProgress, ModelInfo
 from llmapi.engine.networks import choose_network, quantisation
 from llmapi.engine.pace import Pace
+from llmapi.engine.placement import check_placement, placement
 from llmapi.engine.runner import Runner, check_prompts
-from llmapi.engine.source import LoadError, find_source, find_tokenizer, has_tokenizer
+from llmapi.engine.source import (
+    LoadError,
+    Source,
+    find_adapter,
+    find_source,
+    find_tokenizer,
+    has_tokenizer,
+    is_pickle,
+    weight_files,
+)
 from llmapi.engine.tokenizer import load_tokenizer
 from llmapi.engine.vocabulary import TURN_ENDS, Vocabulary
 
@@ -47,32 +63,37 @@ class Loaded:
 def load(config: EngineConfig, report: Report = lambda progress: None) -> Loaded:
     """Load the model and make its engine; `report` hears what is being done. Raises LoadError."""
     began = time.monotonic()
-    if config.step_tokens < config.max_batch:
-        raise LoadError(
-            f"step_tokens ({config.step_tokens}) must be at least max_batch ({config.max_batch})."
-        )
-    torch.set_num_threads(config.threads or min(torch.get_num_threads(), usable_cores()))
-    device, source = _device(config.device), find_source(config)
-    if config.load_in_4bit and device.type == "cpu":
-        raise LoadError("--load_in_4bit needs a GPU; on a CPU take --load_in_8bit.")
+    check_settings(config)
+    _use_threads(config, report)
+    devices, source = _devices(config), find_source(config)
+    adapter = read_adapter(find_adapter(config.lora_model)) if config.lora_model else None
+    _check_room(config, source, devices, adapter)
     directory = source.directory
     if source.gguf is not None:
         directory = converted(source.gguf, Path(config.cache_dir), report)
     if directory is None:
         raise LoadError(f"There is no model at '{config.base_model}'.")
-    tokenizer_dir = _tokenizer_directory(config, directory)
+    tokenizer_dir = _tokenizer_directory(config, directory, adapter)
 
     report(LoadProgress(f"Loading {source.name}: the tokenizer"))
     tokenizer = _load_tokenizer(tokenizer_dir)
+    rows = _rows(directory, source.name, adapter, tokenizer)
     report(LoadProgress(f"Loading {source.name}: the weights"))
-    model = _load_model(directory, device, config)
-    eos = _eos_token_ids(model, tokenizer)
-    kind = type(model).__name__
-    limit = _context_limit(model.config.get_text_config())
-    context = min(limit, config.context_length or limit)
-    parameters, dtype = model.num_parameters(), model.dtype
+    model = _load_model(directory, devices, config)
+    if rows != model.get_input_embeddings().weight.shape[0]:
+        report(LoadProgress(f"The vocabulary has {rows:,} tokens: the embeddings are resized"))
+        merging.resize(model, rows)
+    if adapter is not None:
+        report(LoadProgress(f"Loading {source.name}: the adapter in {adapter.directory}"))
+        model = merging.attach(model, adapter)
     try:
         theirs = _own_logits(model)
+        if adapter is not None:
+            model = merging.merge(model, adapter)
+        eos = _eos_token_ids(model, tokenizer)
+        kind = type(model).__name__
+        context = _context(config, model, report)
+        parameters, dtype = model.num_parameters(), model.dtype
         network = choose_network(model, config, context, report)
         del model  # the fused decoders have taken over its weights
         runner = Runner(network)
@@ -102,41 +123,119 @@ def load(config: EngineConfig, report: Report = lambda progress: None) -> Loaded
         eos_token_ids=eos,
         parameters=parameters,
         dtype=str(dtype).removeprefix("torch."),
-        quantisation=quantisation(config, device.type),
+        quantisation=quantisation(config, devices[0].type),
         decoder=network.name,
-        device=str(device),
+        device=",".join(map(str, devices)),
         kv_cache_tokens=blocks * BLOCK_SIZE,
         kv_block_tokens=BLOCK_SIZE,
         max_batch=config.max_batch,
         load_s=time.monotonic() - began,
         generation_defaults=_generation_defaults(directory),
+        lora=None if adapter is None else str(adapter.directory),
     )
     return Loaded(engine, info)
+
+
+def _use_threads(config: EngineConfig, report: Report) -> None:
+    cores = usable_cores()
+    torch.set_num_threads(config.threads or min(torch.get_num_threads(), cores))
+    if config.threads and config.threads > cores:
+        report(
+            LoadProgress(
+                f"{config.threads} threads were asked for (LLMAPI_THREADS), and there are {cores} "
+                "cores for them: they will wait for each other"
+            )
+        )
+
+
+def _devices(config: EngineConfig) -> list[torch.device]:
+    """The GPUs that the layers go to, or the one device for all. Raises LoadError."""
+    devices = [torch.device("cuda", number) for number in config.gpus] or [_device(config.device)]
+    first = devices[0]
+    if first.type == "cuda":
+        _check_gpus(config, devices)
+        if first.index is not None:
+            torch.cuda.set_device(first)  # streams and graphs are made on the current one
+    elif config.load_in_4bit:
+        raise LoadError("--load_in_4bit needs a GPU; on a CPU take --load_in_8bit.")
+    return devices
 
 
 def _device(given: str) -> torch.device:
     if given == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(given)
+        return torch.device(given)
     except RuntimeError as error:
         raise LoadError(f"'{given}' is no device: give auto, cpu, cuda or cuda:N.") from error
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise LoadError(f"Device '{given}' was asked for, but torch sees no GPU here.")
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # streams and graphs are made on the current one
-    return device
 
 
-def _tokenizer_directory(config: EngineConfig, model_directory: Path) -> Path:
+def _check_gpus(config: EngineConfig, devices: list[torch.device]) -> None:
+    asked = ",".join(str(device.index or 0) for device in devices)
+    if not torch.cuda.is_available():
+        raise LoadError(
+            f"GPU {asked} was asked for (--gpus), but torch sees no GPU here. Leave --gpus out or "
+            "give --only_cpu to serve on the CPU; with a GPU, check its driver, and that torch is "
+            "a CUDA build."
+        )
+    count = torch.cuda.device_count()
+    if any((device.index or 0) >= count for device in devices):
+        raise LoadError(
+            f"GPU {asked} was asked for (--gpus), but torch sees {count} here: their numbers begin "
+            f"with 0 and end with {count - 1}."
+        )
+    if (config.load_in_8bit or config.load_in_4bit) and not find_spec("bitsandbytes"):
+        raise LoadError(
+            "--load_in_8bit and --load_in_4bit need bitsandbytes on a GPU: install it with "
+            "'pip install bitsandbytes'."
+        )
+
+
+def _check_room(
+    config: EngineConfig,
+    source: Source,
+    devices: list[torch.device],
+    adapter: AdapterFiles | None,
+) -> None:
+    """Raises LoadError if the model will not fit."""
+    weights = read_weights(source)
+    free = sum(map(free_on, devices)) if devices[0].type == "cuda" else None
+    check_memory(config, source.name, weights, adapter, free_on_gpus=free)
+
+
+def _tokenizer_directory(
+    config: EngineConfig, model_directory: Path, adapter: AdapterFiles | None
+) -> Path:
+    """The one that is named, else the adapter's, else the base's. Raises LoadError."""
     if config.tokenizer_path:
         return find_tokenizer(config.tokenizer_path)
+    if adapter is not None and has_tokenizer(adapter.directory):
+        return adapter.directory
     if not has_tokenizer(model_directory):
         raise LoadError(
             f"'{model_directory}' has no tokenizer (tokenizer.json or tokenizer.model): "
             "name the directory that has it with --tokenizer_path."
         )
     return model_directory
+
+
+def _rows(directory: Path, name: str, adapter: AdapterFiles | None, tokenizer: Any) -> int:
+    """Rows that the embeddings must have; found before any weight is read. Raises LoadError if the
+    adapter, the base and the tokenizer do not belong together."""
+    own = merging.module_shapes(directory)
+    shapes = {} if adapter is None else merging.tensor_shapes(adapter)
+    if adapter is not None:
+        check_fits(adapter, shapes, own, name)
+    config = AutoConfig.from_pretrained(directory, local_files_only=True).get_text_config()
+    ids = set(tokenizer.get_vocab().values())
+    return embedding_rows(
+        adapter,
+        shapes,
+        base=config.vocab_size,
+        tied=bool(config.tie_word_embeddings),
+        tokens=max(ids) + 1,
+        ordinary=max(ids - set(tokenizer.added_tokens_decoder), default=-1) + 1,
+    )
 
 
 def _load_tokenizer(directory: Path) -> Any:
@@ -147,27 +246,32 @@ def _load_tokenizer(directory: Path) -> Any:
         raise LoadError(f"The tokenizer in '{directory}' cannot be read ({reason}).") from error
 
 
-def _load_model(directory: Path, device: torch.device, config: EngineConfig) -> Any:
-    dtype = config.dtype
+def _load_model(directory: Path, devices: list[torch.device], config: EngineConfig) -> Any:
+    dtype, first = config.dtype, devices[0]
     if dtype not in ("auto", *DTYPES):
         raise LoadError(f"'{dtype}' is no dtype: give auto, {', '.join(DTYPES)}.")
-    wanted = DTYPES.get(dtype, torch.float32 if device.type == "cpu" else "auto")
+    files = weight_files(directory)
+    wanted = DTYPES.get(dtype, torch.float32 if first.type == "cpu" else "auto")
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(
             directory,
             dtype=wanted,
-            device_map=None if device.type == "cpu" else {"": device},
-            quantization_config=_bitsandbytes(config) if device.type == "cuda" else None,
-            use_safetensors=True,
+            quantization_config=_bitsandbytes(config) if first.type == "cuda" else None,
+            use_safetensors=not is_pickle(files[0]),
+            weights_only=True,  # a pickle is read as tensors and nothing else
             local_files_only=True,
             trust_remote_code=False,
+            **placement(devices),
         )
+    except pickle.UnpicklingError as error:
+        raise merging.unsafe_pickle(files[0]) from error
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise LoadError(f"The model in '{directory}' cannot be loaded ({reason}).") from error
+    check_placement(model, devices)
     quantised = config.load_in_8bit or config.load_in_4bit
-    if dtype == "auto" and device.type == "cuda" and not quantised:
-        half = _half(device)
+    if dtype == "auto" and first.type == "cuda" and not quantised:
+        half = _half(first)
         if model.dtype not in (half, torch.float16):  # float32, or bfloat16 on an old GPU
             model = model.to(half)
     return model.eval().requires_grad_(False)
@@ -220,7 +324,8 @@ def _room(config: EngineConfig, runner: Runner, context: int, report: Report) ->
     """Blocks of the cache, and the context length that they allow."""
     tokens = config.kv_cache_tokens
     if tokens is None:
-        tokens = cache_tokens(runner.shape, runner.device, most=config.max_batch * context)
+        devices = runner.shape.devices or (runner.device,)
+        tokens = cache_tokens(runner.shape, devices, most=config.max_batch * context)
     blocks = max(tokens // BLOCK_SIZE, 1)
     if blocks * BLOCK_SIZE < context:
         shorter = blocks * BLOCK_SIZE
@@ -231,6 +336,20 @@ def _room(config: EngineConfig, runner: Runner, context: int, report: Report) ->
         )
         context = shorter
     return blocks, context
+
+
+def _context(config: EngineConfig, model: Any, report: Report) -> int:
+    """The longest prompt plus answer: what is asked for, as far as the model was made for it."""
+    limit = _context_limit(model.config.get_text_config())
+    asked = config.context_length or limit
+    if asked > limit:
+        report(
+            LoadProgress(
+                f"The model is made for {limit:,} tokens: the context is that, not the {asked:,} "
+                "that were asked for (LLMAPI_CONTEXT_LENGTH)"
+            )
+        )
+    return min(asked, limit)
 
 
 def _context_limit(text_config: Any) -> int:

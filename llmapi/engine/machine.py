@@ -1,11 +1,18 @@
-"""What this machine has to give: memory for the key/value cache, cores for the threads."""
+"""What this machine has to give: memory for weights and for the key/value cache, cores for the
+threads.
+
+Knows no torch unless it is asked about a GPU, so that it can be asked before anything slow begins.
+"""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-from llmapi.engine.cache import CacheShape
+    from llmapi.engine.cache import CacheShape
 
 GIB = 2**30
 CPU_SHARE, CPU_LIMIT = 0.25, 4 * GIB
@@ -16,13 +23,23 @@ GPU_SHARE = 0.85
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def cache_tokens(shape: CacheShape, device: torch.device, *, most: int) -> int:
-    """Positions that fit the memory set aside for them, `most` at most."""
-    if device.type == "cuda":
-        budget = int(torch.cuda.mem_get_info(device)[0] * GPU_SHARE)
+def cache_tokens(shape: "CacheShape", devices: Sequence["torch.device"], *, most: int) -> int:
+    """Positions that fit the memory set aside for them, `most` at most. `devices`: where each
+    layer's are."""
+    if devices[0].type == "cuda":
+        # What fits one GPU's share of the layers; the tightest of them tells.
+        shares = {device: len(devices) / devices.count(device) for device in devices}
+        budget = min(int(free_on(device) * GPU_SHARE * n) for device, n in shares.items())
     else:
         budget = min(int(available_bytes() * CPU_SHARE), CPU_LIMIT)
     return min(most, budget // shape.bytes_per_token)
+
+
+def free_on(device: "torch.device") -> int:
+    """Free memory of a GPU, in bytes."""
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def available_bytes() -> int:
@@ -42,11 +59,19 @@ def _available_in_system() -> int:
 
 
 def _available_in_container() -> int:
-    try:
-        limit = int((_CGROUP / "memory.max").read_text())  # "max" where there is no limit
-        return max(limit - int((_CGROUP / "memory.current").read_text()), 0)
-    except (OSError, ValueError):
-        return 2**62
+    """What the limit leaves, the files that the kernel only keeps in case included."""
+    for limit, used, files in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            most = int((_CGROUP / limit).read_text())  # "max" where there is no limit
+            taken = int((_CGROUP / used).read_text())
+            stat = (_CGROUP / limit).with_name("memory.stat").read_text().split()
+            return max(most - taken + int(stat[stat.index(files) + 1]), 0)
+        except (OSError, ValueError):
+            continue
+    return 2**62
 
 
 def usable_cores() -> int:

@@ -81,12 +81,16 @@ class AttentionPlan:
     first, so that each group of rows is one slice; then the longer chunks.
     """
 
-    def __init__(self, cache: KVCache, chunks: ListOf[Chunk]) -> None:
+    def __init__(
+        self, cache: KVCache, chunks: ListOf[Chunk], device: torch.device | None = None
+    ) -> None:
+        """`device`: that of the layers it is for; the cache's own by default."""
         self._cache = cache
+        self._device = device
         singles = sorted((c for c in chunks if c.count == 1), key=lambda c: -c.end)
         longer = [c for c in chunks if c.count > 1]
         self.order = singles + longer
-        self._slots = cache.slot_rows(torch.tensor(self._slot_numbers(), dtype=torch.long))
+        self._slots = cache.slot_rows(torch.tensor(self._slot_numbers(), dtype=torch.long), device)
         self._rows = self._group(singles)
         self._spans = self._lay_out(longer, len(singles))
 
@@ -120,7 +124,7 @@ class AttentionPlan:
         for chunk in chunks:
             used = chunk.sequence.blocks[: -(-chunk.end // size)]
             table += used + [NULL_BLOCK] * (width - len(used))
-        rows = self._cache.block_rows(torch.tensor(table, dtype=torch.long))
+        rows = self._cache.block_rows(torch.tensor(table, dtype=torch.long), self._device)
         lengths = torch.tensor([chunk.end for chunk in chunks])
         padded = width * size
         ragged = any(chunk.end != padded for chunk in chunks)
@@ -130,7 +134,7 @@ class AttentionPlan:
         spans = []
         for chunk in chunks:
             used = chunk.sequence.blocks[: -(-chunk.end // self._cache.block_size)]
-            rows = self._cache.block_rows(torch.tensor(used, dtype=torch.long))
+            rows = self._cache.block_rows(torch.tensor(used, dtype=torch.long), self._device)
             spans.append(Span(first, chunk, rows))
             first += chunk.count
         return spans
@@ -202,6 +206,17 @@ class AttentionPlan:
         weights.view(heads, count, -1).masked_fill_(span.hidden(scores.window), -torch.inf)
         out = torch.bmm(_normalised(weights, v.dtype), v)
         return out.view(heads, count, -1).transpose(0, 1)
+
+
+class SpreadPlan:
+    """The same for layers that lie on several devices: a plan for each of these."""
+
+    def __init__(self, cache: KVCache, chunks: ListOf[Chunk]) -> None:
+        self._plans = {d: AttentionPlan(cache, chunks, d) for d in cache.devices}
+        self.order = next(iter(self._plans.values())).order
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
+        return self._plans[q.device].attend(layer, q, k, v, scores)
 
 
 def _products(q: Tensor, keys: Tensor, scores: Scores) -> Tensor:

@@ -1,12 +1,19 @@
-"""Where a model's files are: a directory, a .gguf file, or the hub."""
+"""Where the files of a model, a tokenizer or an adapter are: a directory, a .gguf file, or the
+hub."""
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llmapi.engine.config import EngineConfig
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+"""What transformers looks for, in this order; each may be in parts, named by an index."""
+ADAPTER_CONFIG = "adapter_config.json"
+ADAPTER_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 TOKENIZER = (
     "tokenizer*",
     "*.model",
@@ -56,26 +63,44 @@ def find_source(config: EngineConfig) -> Source:
     return Source(directory, None, config.served_name or given.rpartition("/")[2])
 
 
-def check_local(config: EngineConfig) -> None:
-    """What can be told in a moment and without the hub. Raises LoadError."""
-    if Path(config.base_model).expanduser().exists() or not _HUB_ID.fullmatch(config.base_model):
-        find_source(config)
-    given = config.tokenizer_path
-    if given and (Path(given).expanduser().exists() or not _HUB_ID.fullmatch(given)):
-        find_tokenizer(given)
-
-
 def find_tokenizer(given: str) -> Path:
     """The directory that `tokenizer_path` means. Raises LoadError."""
     path = Path(given).expanduser()
     directory = path
     if not path.is_dir():
-        if path.exists() or not _HUB_ID.fullmatch(given):
+        if not is_hub_id(given):
             raise LoadError(f"There is no tokenizer directory at '{given}'.")
         directory = fetch(given, ("config.json", *TOKENIZER))
     if not has_tokenizer(directory):
         raise LoadError(f"'{given}' has no tokenizer.json, tokenizer.model or vocab.json.")
     return directory
+
+
+def find_adapter(given: str) -> Path:
+    """The directory that `lora_model` means, fetched from the hub if it is a hub id. Raises
+    LoadError."""
+    directory = Path(given).expanduser()
+    if directory.is_file():
+        raise LoadError(f"'{given}' is a file: give the directory of the LoRA adapter.")
+    if not directory.is_dir():
+        if not is_hub_id(given):
+            raise LoadError(
+                f"There is no LoRA adapter at '{given}' (--lora_model): no such directory."
+            )
+        directory = fetch(given, (ADAPTER_CONFIG, *ADAPTER_FILES, *TOKENIZER))
+    if not (directory / ADAPTER_CONFIG).is_file():
+        hint = ""
+        if (directory / "config.json").is_file():
+            hint = " It looks like a whole model: give it with --base_model."
+        raise LoadError(
+            f"'{given}' has no {ADAPTER_CONFIG}, so it is no adapter that peft wrote.{hint}"
+        )
+    return directory
+
+
+def is_hub_id(given: str) -> bool:
+    """Whether this names something on the hub, and nothing on this machine."""
+    return not Path(given).expanduser().exists() and bool(_HUB_ID.fullmatch(given))
 
 
 def fetch(hub_id: str, patterns: tuple[str, ...]) -> Path:
@@ -110,20 +135,68 @@ def gguf_name(path: Path) -> str:
     return path.resolve().parent.name if name.lower() in _MEANINGLESS else name
 
 
+def weight_files(directory: Path) -> list[Path]:
+    """The files of a model's weights, all there: safetensors, else pickles. Raises LoadError."""
+    for name in WEIGHT_FILES:
+        index = directory / f"{name}.index.json"
+        if (directory / name).is_file():
+            return [directory / name]
+        if index.is_file():
+            return _parts(index)
+    raise LoadError(f"'{directory}' has no weights: there is no {' or '.join(WEIGHT_FILES)} in it.")
+
+
+def is_pickle(path: Path) -> bool:
+    return path.suffix != ".safetensors"
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object from a JSON file. Raises LoadError."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise LoadError(f"'{path}' cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise LoadError(f"'{path}' is not valid JSON ({error}).") from error
+    if not isinstance(value, dict):
+        raise LoadError(f"'{path}' is not valid: it holds no JSON object.")
+    return value
+
+
+def _parts(index: Path) -> list[Path]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise LoadError(f"'{index}' is not valid: it has no weight_map.")
+    parts = [index.parent / str(name) for name in sorted(set(weight_map.values()))]
+    missing = [part.name for part in parts if not part.is_file()]
+    if missing:
+        raise LoadError(
+            f"'{index.parent}' lacks {len(missing)} of the {len(parts)} files of its weights, such "
+            f"as {missing[0]}: fetch it again."
+        )
+    return parts
+
+
 def _check_directory(directory: Path) -> None:
     if not (directory / "config.json").is_file():
-        ggufs = sorted(directory.glob("*.gguf"))
-        hint = f" Did you mean '{ggufs[0]}'?" if ggufs else ""
-        raise LoadError(f"'{directory}' has no config.json, so it is no Hugging Face model.{hint}")
-    if any(directory.glob("*.safetensors")):
-        return
-    if any(directory.glob("*.bin")) or any(directory.glob("*.pt*")):
         raise LoadError(
-            f"'{directory}' has its weights as pickle files (.bin), which can run code when they "
-            "are read. Only safetensors and GGUF are loaded: convert it, or fetch a safetensors "
-            "version."
+            f"'{directory}' has no config.json, so it is no Hugging Face model.{_hint(directory)}"
         )
-    raise LoadError(f"'{directory}' has no weights: there is no .safetensors file in it.")
+    read_json(directory / "config.json")
+    weight_files(directory)
+
+
+def _hint(directory: Path) -> str:
+    """What else a directory without a config.json may be."""
+    if ggufs := sorted(directory.glob("*.gguf")):
+        return f" Did you mean '{ggufs[0]}'?"
+    if (directory / ADAPTER_CONFIG).is_file():
+        return " It is an adapter: give it with --lora_model, and its base with --base_model."
+    if any(directory.glob("consolidated.*.pth")):
+        return (
+            " It is in Meta's own format: convert it with transformers' convert_llama_weights_to_hf"
+        )
+    return ""
 
 
 def _check_gguf(path: Path) -> None:

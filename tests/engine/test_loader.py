@@ -140,9 +140,9 @@ def _own_code(directory: Path) -> None:
     [
         (_without_config, "has no config.json"),
         (_without_weights, "has no weights"),
-        (_pickled, "pickle files"),
-        (_cut_weights, "cannot be loaded"),
-        (_broken_config, "cannot be"),
+        (_pickled, "a pickle with more in it than tensors"),
+        (_cut_weights, "is cut short"),
+        (_broken_config, "is not valid JSON"),
         (_own_code, "cannot be"),
     ],
 )

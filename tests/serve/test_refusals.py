@@ -35,6 +35,8 @@ def test_a_port_in_use_is_refused_before_anything_is_loaded(new_server):
         (["--port", "70000"], "--port"),
         (["--gpus", "all"], "--gpus"),
         (["--load_in_8bit", "--load_in_4bit"], "--load_in_4bit"),
+        (["--gpus", "0,0"], "--gpus"),
+        (["--gpus", "0", "--only_cpu"], "--only_cpu"),
         (["--lora_model", "somewhere"], "--lora_model"),
         (["--lora_modules", "zh=a", "law"], "--lora_modules"),
         (["--lora_modules", "zh=/nowhere"], "'/nowhere'"),
@@ -99,7 +101,7 @@ def test_a_model_that_turns_out_to_be_broken_ends_the_start_with_a_sentence(
 ):
     """Found only while loading, when the web process already listens."""
     broken = shutil.copytree(model_directory, tmp_path / "broken")
-    (broken / "model.safetensors").write_bytes(b"not a tensor in sight")
+    (broken / "tokenizer.json").write_text("{")
     server = new_server(model=broken)
     assert server.run(120) == 1
     assert "broken" in server.err

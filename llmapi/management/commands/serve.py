@@ -35,7 +35,7 @@ FLAGS: dict[str, dict[str, Any]] = {
     "lora_model": {"metavar": "DIR"},
     "lora_models": {"flag": "--lora_modules", "metavar": "NAME=DIR", "nargs": "+"},
     "tokenizer_path": {"metavar": "DIR"},
-    "gpus": {"metavar": "N"},
+    "gpus": {"metavar": "N[,N...]"},
     "only_cpu": {"action": "store_true"},
     "load_in_8bit": {"action": "store_true"},
     "load_in_4bit": {"action": "store_true"},
