@@ -23,6 +23,7 @@ ENV_FILE = Path(os.environ.get("LLMAPI_ENV_FILE", PROJECT_DIR / ".env"))
 LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
 CommaSeparated = Annotated[list[str], NoDecode]
+Pairs = Annotated[dict[str, str], NoDecode]
 
 
 class ServerSettings(BaseSettings):
@@ -49,6 +50,11 @@ class ServerSettings(BaseSettings):
         description="Directory or hub id of a LoRA adapter, which is merged into the base model. "
         "The model keeps its name, if LLMAPI_MODEL_NAME gives no other.",
     )
+    lora_models: Pairs = Field(
+        {},
+        description="LoRA adapters beside the base model, each a model of its own: "
+        "`name=directory`, separated by commas.",
+    )
     tokenizer_path: str | None = Field(
         None,
         description="Directory of another tokenizer. Default: the adapter's, else the model's own.",
@@ -70,6 +76,15 @@ class ServerSettings(BaseSettings):
     )
     model_name: str | None = Field(
         None, min_length=1, max_length=200, description="Model id shown to clients."
+    )
+    model_aliases: Pairs = Field(
+        {},
+        description="Other names that requests may use: `gpt-4=MODEL`, separated by commas.",
+    )
+    adapters_dir: Path | None = Field(
+        None,
+        description="Directory of LoRA adapters that staff may add while the server runs. "
+        "Default: they may add none.",
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Precision of the weights: `auto` is float32 on a CPU."
@@ -190,6 +205,34 @@ class ServerSettings(BaseSettings):
     def split_commas(cls, value: object) -> object:
         if isinstance(value, str):
             return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    @field_validator("lora_models", "model_aliases", mode="before")
+    @classmethod
+    def split_pairs(cls, value: object) -> object:
+        """`a=b,c=d`, in one string or in several."""
+        if isinstance(value, dict):
+            return value
+        words = value if isinstance(value, list) else [value]
+        parts = [part.strip() for word in words for part in str(word).split(",")]
+        pairs: dict[str, str] = {}
+        for part in filter(None, parts):
+            name, equals, meant = (side.strip() for side in part.partition("="))
+            if not (name and equals and meant):
+                raise ValueError(f"takes name=value pairs, separated by commas; '{part}' is none")
+            if name in pairs:
+                raise ValueError(f"names '{name}' twice")
+            pairs[name] = meant
+        return pairs
+
+    @field_validator("model_aliases")
+    @classmethod
+    def are_no_chains(cls, value: dict[str, str]) -> dict[str, str]:
+        for alias, target in value.items():
+            if target in value:
+                raise ValueError(
+                    f"'{alias}' stands for '{target}', which is an alias itself; name the model"
+                )
         return value
 
     @field_validator("database_url")

@@ -162,11 +162,10 @@ def accept(
     Raises ApiError: the model is unknown or not ready, the context is too long, the template
     refuses, or the database does not take the row; then nothing was accepted.
     """
-    backend = models.backend(request.model)
     kind = kind_of(request)
     completion_id = public_id(ID_PREFIXES[kind])
     # Fairness and cache salting group by user, over any number of keys.
-    prepared = backend.prepare(request, completion_id, f"user-{asker.user_id}")
+    prepared = models.prepare(request, completion_id, f"user-{asker.user_id}")
     new = NewCompletion(
         public_id=completion_id,
         kind=kind,

@@ -5,6 +5,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
+from llmapi.backends.adapters import why_no_adapter, why_no_name
 from llmapi.backends.base import Backend
 from llmapi.backends.echo import EchoBackend
 from llmapi.backends.local import LocalBackend
@@ -17,7 +18,12 @@ from llmapi.engine.source import LoadError
 
 def configured_backends(options: Any) -> list[Backend]:
     """The backends that these settings ask for, not started. Raises ImproperlyConfigured."""
+    check_names(options)
     if options.engine == "echo":
+        if options.lora_models:
+            raise ImproperlyConfigured(
+                "The echo backend has no adapters: leave out --lora_modules (LLMAPI_LORA_MODELS)."
+            )
         return [EchoBackend(options.model_name or "echo")]
     return [
         LocalBackend(
@@ -50,6 +56,7 @@ def engine_config(options: Any) -> EngineConfig:
         cache_dir=str(Path(options.var_dir) / "models"),
         tokenizer_path=options.tokenizer_path,
         lora_model=options.lora_model,
+        adapters=adapters(options),
         served_name=options.model_name,
         dtype=options.dtype,
         load_in_8bit=options.load_in_8bit,
@@ -68,6 +75,40 @@ def engine_config(options: Any) -> EngineConfig:
     except LoadError as error:
         raise ImproperlyConfigured(str(error)) from error
     return config
+
+
+def check_names(options: Any) -> None:
+    """What can be told of the names of adapters and aliases before the base model has one. Raises
+    ImproperlyConfigured."""
+    for variable, names in (
+        ("LLMAPI_LORA_MODELS", options.lora_models),
+        ("LLMAPI_MODEL_ALIASES", options.model_aliases),
+    ):
+        for name in names:
+            if reason := why_no_name(name):
+                raise ImproperlyConfigured(f"{variable}: {reason}.")
+    for name in options.model_aliases:
+        if name in options.lora_models:
+            raise ImproperlyConfigured(
+                f"LLMAPI_MODEL_ALIASES: '{name}' is the name of an adapter in LLMAPI_LORA_MODELS; "
+                "give one of them another name."
+            )
+    directory = options.adapters_dir
+    if directory is not None and not directory.expanduser().is_dir():
+        raise ImproperlyConfigured(f"LLMAPI_ADAPTERS_DIR: there is no directory '{directory}'.")
+
+
+def adapters(options: Any) -> tuple[tuple[str, str], ...]:
+    """The adapters that the server starts with. Raises ImproperlyConfigured."""
+    found = []
+    for name, path in options.lora_models.items():
+        directory = Path(path).expanduser().absolute()
+        if reason := why_no_adapter(directory):
+            raise ImproperlyConfigured(
+                f"--lora_modules (LLMAPI_LORA_MODELS), adapter '{name}': {reason}."
+            )
+        found.append((name, str(directory)))
+    return tuple(found)
 
 
 def prompt_template(options: Any) -> ChatTemplate | None:

@@ -17,7 +17,13 @@ from accounts.errors import ApiError
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 5
-ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models")
+ROUTES = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/models",
+    "/v1/admin/adapters",
+)
 NOT_HERE = (
     *("/v1/responses", "/v1/moderations", "/v1/audio", "/v1/images", "/v1/files", "/v1/batches"),
     *("/v1/fine_tuning", "/v1/assistants", "/v1/threads", "/v1/messages"),
@@ -58,6 +64,25 @@ class ContextLengthExceeded(InvalidRequest):
 class ModelNotFound(ApiError):
     status_code = 404
     code = "model_not_found"
+
+
+class AdapterRefused(ApiError):
+    """The engine cannot serve this adapter; the message says why."""
+
+    code = "adapter_refused"
+
+
+class NameTaken(ApiError):
+    """409: a model has this name, or an alias."""
+
+    status_code = 409
+    code = "name_taken"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The name '{name}' is taken by another model or alias; give another one.",
+            param="name",
+        )
 
 
 class UnknownRoute(ApiError):

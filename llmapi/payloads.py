@@ -4,6 +4,7 @@ import base64
 from array import array
 from collections.abc import Iterable, Sequence
 
+from llmapi.adapters import ListedAdapter
 from llmapi.backends.base import ChatRequest, ModelCard
 from llmapi.completions import Choice, Outcome
 from llmapi.engine.messages import TokenLogprob
@@ -177,9 +178,37 @@ def model_object(card: ModelCard) -> JSON:
         "object": "model",
         "created": card.created,
         "owned_by": "llmapi",
-        "llmapi": card.details,
+        "root": card.root,
+        "parent": card.parent,
+        "llmapi": {**card.details, "alias_of": card.alias_of},
     }
 
 
 def model_list(cards: Iterable[ModelCard]) -> JSON:
     return {"object": "list", "data": [model_object(card) for card in cards]}
+
+
+def model_deleted(model: str) -> JSON:
+    return {"id": model, "object": "model", "deleted": True}
+
+
+def adapter_list(adapters: Iterable[ListedAdapter]) -> JSON:
+    return {"object": "list", "data": [adapter_object(adapter) for adapter in adapters]}
+
+
+def adapter_object(adapter: ListedAdapter) -> JSON:
+    """For staff, who may know where it lies and why it failed."""
+    row, info = adapter.row, adapter.status.info if adapter.status else None
+    return {
+        "id": adapter.name,
+        "object": "adapter",
+        "state": adapter.state,
+        "message": adapter.failure,
+        "source": "settings" if adapter.configured else "staff",
+        "path": row.path if row else None,
+        "added_by": row.added_by.get_username() if row else None,
+        "created": int(row.added_at.timestamp()) if row else None,
+        "rank": info.rank if info else None,
+        "targets": list(info.targets) if info else None,
+        "bytes": info.bytes if info else None,
+    }

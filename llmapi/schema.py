@@ -126,11 +126,26 @@ class EmbeddingResponse(s.Serializer):
     usage = EmbeddingUsage()
 
 
+class ModelAdapter(s.Serializer):
+    name = s.CharField()
+    rank = s.IntegerField(required=False, help_text="The largest of its ranks.")
+    targets = s.ListField(
+        child=s.CharField(), required=False, help_text="The projections that it changes."
+    )
+
+
 class ModelDetails(s.Serializer):
     context_length = s.IntegerField()
     parameters = s.IntegerField()
     dtype = s.CharField()
+    quantisation = s.CharField(allow_null=True)
+    decoder = s.CharField(help_text="How the model is computed.")
     device = s.CharField()
+    template = s.CharField(help_text="The chat template in force; `tokenizer`: the model's own.")
+    adapter = ModelAdapter(
+        allow_null=True, help_text="The LoRA adapter in its answers; of a merged one, the name."
+    )
+    alias_of = s.CharField(allow_null=True, help_text="The id of the model that answers.")
 
 
 class ModelResponse(s.Serializer):
@@ -138,12 +153,41 @@ class ModelResponse(s.Serializer):
     object = s.CharField(help_text="`model`")
     created = s.IntegerField()
     owned_by = s.CharField()
+    root = s.CharField(help_text="The id of the base model.")  # type: ignore[assignment]
+    parent = s.CharField(  # type: ignore[assignment]
+        allow_null=True, help_text="Of an adapter: the id of its base model."
+    )
     llmapi = ModelDetails()
 
 
 class ModelListResponse(s.Serializer):
     object = s.CharField(help_text="`list`")
     data = ModelResponse(many=True)  # type: ignore[assignment]
+
+
+class ModelDeletedResponse(s.Serializer):
+    id = s.CharField()
+    object = s.CharField(help_text="`model`")
+    deleted = s.BooleanField()
+
+
+class AdapterResponse(s.Serializer):
+    id = s.CharField()
+    object = s.CharField(help_text="`adapter`")
+    state = s.ChoiceField(["loading", "served", "failed"])
+    message = s.CharField(allow_null=True, help_text="Why it failed.")
+    source = s.ChoiceField(["settings", "staff"])  # type: ignore[assignment]
+    path = s.CharField(allow_null=True, help_text="Below LLMAPI_ADAPTERS_DIR.")
+    added_by = s.CharField(allow_null=True)
+    created = s.IntegerField(allow_null=True)
+    rank = s.IntegerField(allow_null=True)
+    targets = s.ListField(child=s.CharField(), allow_null=True)
+    bytes = s.IntegerField(allow_null=True, help_text="Memory that it takes.")
+
+
+class AdapterListResponse(s.Serializer):
+    object = s.CharField(help_text="`list`")
+    data = AdapterResponse(many=True)  # type: ignore[assignment]
 
 
 class HealthResponse(s.Serializer):

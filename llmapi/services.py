@@ -1,8 +1,10 @@
 """`ModelService`: which models are served, and by which backend."""
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
 
-from llmapi.backends.base import Backend, ModelCard, Prepared
+from llmapi.backends.adapters import Adapters
+from llmapi.backends.base import Backend, BackendFailed, ModelCard, Prepared, Request
 from llmapi.engine.messages import Answer
 from llmapi.errors import ModelNotFound, ServerUnavailable
 
@@ -10,25 +12,38 @@ from llmapi.errors import ModelNotFound, ServerUnavailable
 class ModelService:
     """A map from model id to backend. One per process: `models` below.
 
-    The first backend is the default: it answers requests that name no model.
+    The first backend is the default: it answers requests that name no model. A backend serves its
+    base model and the adapters on it, each under an id of its own.
     """
 
     def __init__(self) -> None:
         self._backends: list[Backend] = []
+        self._aliases: Mapping[str, str] = {}
 
-    def start(self, backends: list[Backend], report: Callable[[str], None]) -> None:
-        """Take over these backends and let them load; returns at once."""
+    def start(
+        self,
+        backends: list[Backend],
+        report: Callable[[str], None],
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
+        """Take over these backends and let them load; returns at once. `aliases`: other names that
+        requests may use -> model ids."""
         self._backends = backends
+        self._aliases = aliases or {}
         for backend in backends:
             backend.start(report)
 
     def wait_ready(self, timeout_s: float | None = None) -> None:
-        """Block until every backend is ready. Raises BackendFailed or TimeoutError."""
+        """Block until every backend is ready. Raises BackendFailed (also for an alias that cannot
+        be) or TimeoutError."""
         for backend in self._backends:
             backend.wait_ready(timeout_s)
+        for alias, target in self._aliases.items():
+            self._check_alias(alias, target)
 
     def stop(self) -> None:
         backends, self._backends = self._backends, []
+        self._aliases = {}
         for backend in backends:
             backend.stop()
 
@@ -40,9 +55,26 @@ class ModelService:
         reasons = (backend.unavailable for backend in self._backends)
         return next((reason for reason in reasons if reason), None)
 
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Other names -> model ids."""
+        return self._aliases
+
+    @property
+    def adapters(self) -> Adapters | None:
+        """Those on the default model; None: it can have none."""
+        return self._backends[0].adapters if self._backends else None
+
     def cards(self) -> list[ModelCard]:
-        """The served models, the default first; those still loading are left out."""
-        return [backend.card for backend in self._backends if backend.card]
+        """The served models, the default first, then their aliases; those still loading are left
+        out."""
+        cards = {card.id: card for backend in self._backends for card in backend.cards}
+        aliases = [
+            replace(cards[target], id=alias, alias_of=target)
+            for alias, target in self._aliases.items()
+            if target in cards
+        ]
+        return [*cards.values(), *aliases]
 
     def card(self, model: str) -> ModelCard:
         for card in self.cards():
@@ -57,7 +89,7 @@ class ModelService:
         if model is None:
             return self._backends[0]
         for backend in self._backends:
-            if backend.card and backend.card.id == model:
+            if backend.serves(model):
                 return backend
         loading = next((b.unavailable for b in self._backends if not b.card), None)
         if loading:  # it may be the very model that was asked for
@@ -69,6 +101,27 @@ class ModelService:
         return ModelNotFound(
             f"The model '{model[:100]}' is not served here. Served: {served}.", param="model"
         )
+
+    def _check_alias(self, alias: str, target: str) -> None:
+        served = [card.id for backend in self._backends for card in backend.cards]
+        if alias in served:
+            raise BackendFailed(
+                f"LLMAPI_MODEL_ALIASES: '{alias}' is the id of a served model; choose another name."
+            )
+        # One that staff added and that failed is expected back.
+        if target not in served and not (self.adapters and self.adapters.status(target)):
+            raise BackendFailed(
+                f"LLMAPI_MODEL_ALIASES: '{alias}' stands for '{target}', which is not served. "
+                f"Served: {', '.join(served)}."
+            )
+
+    def prepare(self, request: Request, request_id: str, user: str) -> Prepared:
+        """Template, tokens, defaults, by the backend of the model that `request` names. Raises
+        ApiError."""
+        alias = request.model
+        if alias is not None and alias in self._aliases:
+            request = replace(request, model=self._aliases[alias])
+        return self.backend(request.model).prepare(request, request_id, user)
 
     def stream(self, prepared: Prepared) -> AsyncGenerator[Sequence[Answer]]:
         """The answer as it comes: each time all that has come since. Closing the iterator aborts

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmapi.backends.adapters import Adapters
 from llmapi.engine.messages import Answer, EmbedRequest, GenerateRequest
 
 Content = str | list[Any]
@@ -133,6 +134,16 @@ class ModelCard:
     context_length: int
     hidden_size: int
     details: dict[str, Any]
+    parent: str | None = None
+    """The base model's id, if this is an adapter on it."""
+
+    alias_of: str | None = None
+    """The id of the model that answers, if this is another name for it."""
+
+    @property
+    def root(self) -> str:
+        """The id of the model that it comes down to."""
+        return self.parent or self.alias_of or self.id
 
 
 class Backend(ABC):
@@ -145,7 +156,20 @@ class Backend(ABC):
     @property
     @abstractmethod
     def card(self) -> ModelCard | None:
-        """The served model; None while it is not known yet."""
+        """The base model; None while it is not known yet."""
+
+    @property
+    def cards(self) -> list[ModelCard]:
+        """All models that it serves, the base first."""
+        return [self.card] if self.card else []
+
+    def serves(self, model: str) -> bool:
+        return any(card.id == model for card in self.cards)
+
+    @property
+    def adapters(self) -> Adapters | None:
+        """Those that it serves beside the base model; None: it knows of no such thing."""
+        return None
 
     @property
     @abstractmethod

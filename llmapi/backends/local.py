@@ -5,8 +5,10 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from llmapi.backends.adapters import Adapters, AdapterStatus
 from llmapi.backends.base import (
     Backend,
     BackendFailed,
@@ -23,6 +25,8 @@ from llmapi.backends.templates import ChatTemplate
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.messages import (
     Abort,
+    AdapterFailed,
+    AdapterLoaded,
     Answer,
     EmbedRequest,
     Event,
@@ -42,7 +46,7 @@ class LocalBackend(Backend):
     """Owns the link to the engine, the preparation, and the mailboxes of the running requests.
 
     The link's thread writes `_preparation` and `_lost`, and posts to mailboxes; the event loop
-    opens and closes mailboxes. Nothing else is shared.
+    opens and closes mailboxes. `adapters` has a lock of its own. Nothing else is shared.
     """
 
     def __init__(
@@ -62,8 +66,11 @@ class LocalBackend(Backend):
         self.shared_system_prompts = frozenset(text.strip() for text in shared_system_prompts)
         self.last_step: StepOutput | None = None
         self.link = EngineLink(config, launch, self._hear, self._engine_lost)
+        self._adapters = Adapters(config.adapters, self.link.send)
         self._report: Callable[[str], None] = lambda line: None
         self._preparation: Preparation | None = None
+        self._coming: Preparation | None = None
+        """Of an engine that is ready but for its adapters."""
         self._card: ModelCard | None = None
         self._lost: str | None = None
         self._failed: str | None = None
@@ -77,6 +84,21 @@ class LocalBackend(Backend):
     @property
     def card(self) -> ModelCard | None:
         return self._card
+
+    @property
+    def cards(self) -> list[ModelCard]:
+        base = self._card
+        if base is None:
+            return []
+        return [base, *(adapter_card(base, s) for s in self._adapters.statuses() if s.info)]
+
+    def serves(self, model: str) -> bool:
+        base = self._card
+        return base is not None and (model == base.id or self._adapters.serves(model))
+
+    @property
+    def adapters(self) -> Adapters:
+        return self._adapters
 
     @property
     def unavailable(self) -> str | None:
@@ -108,7 +130,11 @@ class LocalBackend(Backend):
         preparation = self._preparation
         if self.unavailable or preparation is None:
             raise ServerUnavailable(self.unavailable or "The model is not ready.")
-        return preparation.prepare(request, request_id, user)
+        prepared = preparation.prepare(request, request_id, user)
+        if request.model is None or request.model == preparation.info.name:
+            return prepared
+        adapter = request.model
+        return replace(prepared, model=adapter, work=replace(prepared.work, adapter=adapter))
 
     async def stream(self, prepared: Prepared) -> AsyncGenerator[Sequence[Answer]]:
         assert isinstance(prepared.work, GenerateRequest)
@@ -127,6 +153,13 @@ class LocalBackend(Backend):
                 vectors |= {event.index: event.vector for event in await mailbox.take()}
         return [vectors[index] for index in range(len(vectors))]
 
+    def send(self, work: GenerateRequest | EmbedRequest) -> None:
+        """Post to the engine. Raises ServerUnavailable, and ModelNotFound if the adapter was
+        removed since the request was prepared."""
+        post = self._adapters.send if work.adapter else self.link.send
+        if not post(work):
+            raise ServerUnavailable(self.unavailable or "The engine is not running.")
+
     # ---- the link's thread ----------------------------------------------------------------------
 
     def _hear(self, message: Outbound) -> None:
@@ -139,6 +172,9 @@ class LocalBackend(Backend):
                 self._report(message.text + done)
             case Ready():
                 self._become_ready(message.info)
+            case AdapterLoaded() | AdapterFailed():
+                if self._adapters.hear(message):
+                    self._settle()
             case LoadFailed():
                 pass  # the link tells by the end of the engine's life
 
@@ -148,27 +184,25 @@ class LocalBackend(Backend):
             self._failed = obstacle
             self._settled.set()
             return
-        self._preparation = preparation
-        self._card = ModelCard(
-            id=info.name,
-            created=int(time.time()),
-            context_length=info.context_length,
-            hidden_size=info.hidden_size,
-            details={
-                "context_length": info.context_length,
-                "parameters": info.parameters,
-                "dtype": info.dtype,
-                "quantisation": info.quantisation,
-                "decoder": info.decoder,
-                "device": info.device,
-            },
-        )
-        self._lost = None
+        self._coming = preparation
+        self._adapters.begin(info.name)
+        if self._adapters.usable:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Ready, now that the engine has answered for all adapters."""
+        assert self._coming is not None
+        if not self._settled.is_set() and self._adapters.obstacle:
+            self._failed = self._adapters.obstacle
+        else:
+            self._preparation = self._coming
+            self._card = base_card(self._preparation)
+            self._lost = None
         self._settled.set()
 
     def _prepare_for(self, info: ModelInfo) -> Preparation:
-        if self._preparation is not None:  # a restarted engine serves the same model
-            return replace(self._preparation, info=info)
+        if self._coming is not None:  # a restarted engine serves the same model
+            return replace(self._coming, info=info)
         self._report("Reading the tokenizer")
         self._warming_up.join()  # transformers may not be imported by two threads at once
         return Preparation(
@@ -182,10 +216,13 @@ class LocalBackend(Backend):
         )
 
     def _engine_lost(self, sentence: str, again: bool) -> None:
-        if again:
+        starting = not self._settled.is_set()
+        self._adapters.lost(starting=starting)
+        obstacle = self._adapters.obstacle if starting else None
+        if again and obstacle is None:
             self._lost = sentence
         else:
-            self._failed = sentence
+            self._failed = obstacle if again else sentence
             self._settled.set()
         error = EngineLost("The engine stopped while it worked on this request. Please try again.")
         for mailbox in list(self._mailboxes.values()):
@@ -200,6 +237,39 @@ class LocalBackend(Backend):
                 by_loop[mailbox.loop].append((mailbox, event))
         for loop, posts in by_loop.items():
             loop.call_soon_threadsafe(put_all, posts)
+
+
+def base_card(preparation: Preparation) -> ModelCard:
+    info = preparation.info
+    return ModelCard(
+        id=info.name,
+        created=int(time.time()),
+        context_length=info.context_length,
+        hidden_size=info.hidden_size,
+        details={
+            "context_length": info.context_length,
+            "parameters": info.parameters,
+            "dtype": info.dtype,
+            "quantisation": info.quantisation,
+            "decoder": info.decoder,
+            "device": info.device,
+            "template": preparation.encoder.template.name,
+            "adapter": {"name": Path(info.lora).name} if info.lora else None,
+        },
+    )
+
+
+def adapter_card(base: ModelCard, status: AdapterStatus) -> ModelCard:
+    info = status.info
+    assert info is not None
+    adapter = {"name": info.name, "rank": info.rank, "targets": list(info.targets)}
+    return replace(
+        base,
+        id=info.name,
+        created=status.created,
+        details={**base.details, "adapter": adapter},
+        parent=base.id,
+    )
 
 
 def put_all(posts: list[tuple[Mailbox, Event]]) -> None:
@@ -218,9 +288,11 @@ class _Exchange:
 
     async def __aenter__(self) -> Mailbox:
         self.backend._mailboxes[self.work.request_id] = self.mailbox
-        if not self.backend.link.send(self.work):
+        try:
+            self.backend.send(self.work)
+        except BaseException:
             del self.backend._mailboxes[self.work.request_id]
-            raise ServerUnavailable(self.backend.unavailable or "The engine is not running.")
+            raise
         return self.mailbox
 
     async def __aexit__(self, exc_type: type[BaseException] | None, *_: object) -> None:

@@ -8,6 +8,7 @@ from django.db import connections
 
 from accounts.models import User
 from accounts.services import key_create
+from llmapi.adapters import adapters_restore
 from llmapi.backends.link import launch_thread
 from llmapi.backends.local import LocalBackend
 from llmapi.engine.config import EngineConfig
@@ -15,6 +16,7 @@ from llmapi.executors import admission, database
 from llmapi.running import running
 from llmapi.services import models
 from tests.door.client import Client
+from tests.door.standin import StandIn, backend_on
 from tests.engine import tiny
 
 
@@ -68,6 +70,10 @@ def served(backends, transactional_db):
     running.reset()
     yield models
     models._backends = []
+    close_connections()
+
+
+def close_connections():
     # The threads hold connections to the test database, which is emptied or dropped next.
     admission.close()
     database.close()
@@ -90,3 +96,50 @@ def client(served, user) -> Client:
 def other_client(served) -> Client:
     _, key = key_create(user=User.objects.create_user("bob"), name="test")
     return Client(key)
+
+
+@pytest.fixture
+def engine(random_directory):
+    """Stands in for an engine; asked for once it is started."""
+    return StandIn(random_directory)
+
+
+@pytest.fixture
+def start(engine, transactional_db):
+    """`start(adapters, aliases)`: what `serve` does, with `engine` and what staff have added."""
+
+    def start(adapters=None, aliases=None):
+        backend = backend_on(engine, adapters)
+        adapters_restore(backend.adapters, aliases or {})
+        running.reset()
+        models.start([backend], lambda line: None, aliases)
+        models.wait_ready(60)
+        return backend
+
+    yield start
+    engine.may_load.set()
+    models.stop()
+    close_connections()
+
+
+@pytest.fixture
+def adapters_dir(tmp_path, settings):
+    """LLMAPI_ADAPTERS_DIR, with the adapters `law` and `zh` in it."""
+    directory = tmp_path / "adapters"
+    for name in ("law", "zh"):
+        (directory / name).mkdir(parents=True)
+        (directory / name / "adapter_config.json").write_text("{}")
+    settings.LLMAPI = settings.LLMAPI.model_copy(update={"adapters_dir": directory})
+    return directory
+
+
+@pytest.fixture
+def asker(user) -> Client:
+    """A user's client, whatever is served."""
+    return Client(key_create(user=user)[1])
+
+
+@pytest.fixture
+def staff(transactional_db) -> Client:
+    boss = User.objects.create_user("boss", is_staff=True)
+    return Client(key_create(user=boss)[1])

@@ -17,6 +17,8 @@ ROUTES = [
     ("POST", "/v1/embeddings"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/reciter"),
+    ("GET", "/v1/admin/adapters"),
+    ("POST", "/v1/admin/adapters"),
 ]
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
 
@@ -109,6 +111,8 @@ async def test_the_openapi_document_covers_every_route(served):
         "/v1/embeddings",
         "/v1/models",
         "/v1/models/{model}",
+        "/v1/admin/adapters",
+        "/v1/admin/adapters/{name}",
         "/health",
         "/ready",
     }

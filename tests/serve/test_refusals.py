@@ -38,6 +38,8 @@ def test_a_port_in_use_is_refused_before_anything_is_loaded(new_server):
         (["--gpus", "0,0"], "--gpus"),
         (["--gpus", "0", "--only_cpu"], "--only_cpu"),
         (["--lora_model", "somewhere"], "--lora_model"),
+        (["--lora_modules", "zh=a", "law"], "--lora_modules"),
+        (["--lora_modules", "zh=/nowhere"], "'/nowhere'"),
     ],
 )
 def test_a_bad_flag_is_named(new_server, flags, named):
@@ -53,6 +55,7 @@ def test_a_bad_flag_is_named(new_server, flags, named):
         ("LLMAPI_BASE_MODLE", "somewhere"),
         ("LLMAPI_SHUTDOWN_TIMEOUT_S", "soon"),
         ("LLMAPI_SHARED_SYSTEM_PROMPTS", "/nowhere/house.txt"),
+        ("LLMAPI_MODEL_ALIASES", "gpt-4=gpt-5,gpt-5=nonsense"),
         ("LLMAPI_PROMPT_TEMPLATE", "/nowhere/house.jinja"),
         ("DATABASE_URL", "nonsense"),
         ("SECRET_KEY", "short"),
@@ -104,4 +107,13 @@ def test_a_model_that_turns_out_to_be_broken_ends_the_start_with_a_sentence(
     assert "broken" in server.err
     assert "CommandError: " in server.err
     assert "Stopped." not in server.err
+    assert server.out == "", "neither a key nor a URL is printed"
+
+
+def test_an_alias_of_a_model_that_is_not_served_ends_the_start(new_server):
+    """Known only when the models' names are."""
+    server = new_server(LLMAPI_ENGINE="echo", LLMAPI_MODEL_ALIASES="gpt-4=nothing")
+    assert server.run(60) == 1
+    assert "'gpt-4' stands for 'nothing', which is not served. Served: echo." in server.err
+    assert "Traceback" not in server.err
     assert server.out == "", "neither a key nor a URL is printed"

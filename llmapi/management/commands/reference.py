@@ -11,7 +11,7 @@ from rest_framework.serializers import ListSerializer
 
 from llmapi.backends.templates import BUILT_IN
 from llmapi.fields import StrictField
-from llmapi.management.commands.serve import FLAGS
+from llmapi.management.commands.serve import FLAGS, flag_of
 from llmapi.serializers import (
     ChatCompletionSerializer,
     CompletionSerializer,
@@ -64,7 +64,7 @@ def settings_table() -> str:
     for name, field in kind.model_fields.items():
         alias = field.validation_alias
         variable = alias if isinstance(alias, str) else "LLMAPI_" + name.upper()
-        flag = f"`--{name}`" if name in FLAGS else ""
+        flag = f"`{flag_of(name)}`" if name in FLAGS else ""
         choices = [
             f"`{choice}`" for choice in get_args(field.annotation) if isinstance(choice, str)
         ]
@@ -76,7 +76,7 @@ def settings_table() -> str:
 
 
 def default_of(name: str, default: Any) -> str:
-    if default is None or default == []:
+    if default is None or default in ([], {}):
         return ""
     if name == "var_dir":
         return "`var`"

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from accounts.services import first_staff_create
 from conversations.lockfile import LockFile
 from conversations.processes import ProcessRegistration
+from llmapi.adapters import adapters_restore
 from llmapi.backends.base import BackendFailed
 from llmapi.configured import configured_backends
 from llmapi.executors import admission, database
@@ -32,6 +33,7 @@ from llmapi.services import models
 FLAGS: dict[str, dict[str, Any]] = {
     "base_model": {"metavar": "MODEL"},
     "lora_model": {"metavar": "DIR"},
+    "lora_models": {"flag": "--lora_modules", "metavar": "NAME=DIR", "nargs": "+"},
     "tokenizer_path": {"metavar": "DIR"},
     "gpus": {"metavar": "N[,N...]"},
     "only_cpu": {"action": "store_true"},
@@ -56,8 +58,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         fields = type(settings.LLMAPI).model_fields
         for name, kwargs in FLAGS.items():
-            kind = {"default": None, "help": fields[name].description, **kwargs}
-            parser.add_argument(f"--{name}", **kind)
+            kind = {"default": None, "help": fields[name].description, **kwargs, "dest": name}
+            kind.pop("flag", None)
+            parser.add_argument(flag_of(name), **kind)
 
     def handle(self, *args: Any, **flags: Any) -> None:
         options = options_with(flags)
@@ -80,6 +83,7 @@ class Command(BaseCommand):
         self.url = url_of(options.host, listener.getsockname()[1])
 
         self.prepare_database()
+        adapters_restore(backends[0].adapters, options.model_aliases)
         registration = ProcessRegistration()
         registration.start()
         running.process_id = registration.process_id
@@ -87,7 +91,7 @@ class Command(BaseCommand):
 
         server = DoorServer(get_default_application(), listener, options.shutdown_timeout_s)
         server.take_ctrl_c()  # before there is a process to end
-        models.start(backends, self.report)
+        models.start(backends, self.report, options.model_aliases)
         threading.Thread(target=self.announce, args=(server,), name="announce", daemon=True).start()
         try:
             server.run()
@@ -145,7 +149,7 @@ class Command(BaseCommand):
             if first is not None:
                 user, password, key = first
                 self.stdout.write(first_start_text(self.url, user.username, password, key))
-            served = ", ".join(card.id for card in models.cards())
+            served = ", ".join(card.id for card in models.cards() if card.alias_of is None)
             self.stdout.write(f"llmapi serves {served} at {self.url} (stop: Ctrl-C)")
             self.stdout.flush()
             self.warn()
@@ -175,6 +179,12 @@ class Command(BaseCommand):
         self.stderr.flush()
 
 
+def flag_of(field: str) -> str:
+    """The flag that sets this field of the settings."""
+    flag: str = FLAGS[field].get("flag", f"--{field}")
+    return flag
+
+
 def options_with(flags: dict[str, Any]) -> Any:
     """The settings, with the given flags in place of variables. Raises CommandError."""
     # `is`, for 0 == False: `--port 0` asks for a free port.
@@ -187,7 +197,7 @@ def options_with(flags: dict[str, Any]) -> Any:
         return type(settings.LLMAPI)(**given)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise CommandError(f"--{problem['loc'][0]}: {problem['msg']}") from error
+        raise CommandError(f"{flag_of(str(problem['loc'][0]))}: {problem['msg']}") from error
 
 
 def url_of(host: str, port: int) -> str:
