@@ -254,9 +254,17 @@ def base_card(preparation: Preparation) -> ModelCard:
             "decoder": info.decoder,
             "device": info.device,
             "template": preparation.encoder.template.name,
-            "adapter": {"name": Path(info.lora).name} if info.lora else None,
+            "adapter": {"name": name_of(Path(info.lora))} if info.lora else None,
         },
     )
+
+
+def name_of(adapter: Path) -> str:
+    """What a directory is called, or the repository of which it is the hub cache's copy."""
+    directory = adapter.absolute()
+    if directory.parent.name == "snapshots":
+        return directory.parents[1].name.rpartition("--")[2]
+    return directory.name
 
 
 def adapter_card(base: ModelCard, status: AdapterStatus) -> ModelCard:

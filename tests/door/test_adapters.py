@@ -72,8 +72,11 @@ async def test_each_adapter_is_a_model_beside_its_base(start, asker):
     assert b"secret" not in one.body
 
 
-async def test_a_merged_adapter_is_told_by_its_name_alone(start, engine, asker):
-    engine.lora = "/models/secret/alpaca-lora"
+@pytest.mark.parametrize(
+    "path", ["/secret/alpaca-lora", "/secret/hub/models--org--alpaca-lora/snapshots/0123abcd"]
+)
+async def test_a_merged_adapter_is_told_by_its_name_alone(start, engine, asker, path):
+    engine.lora = path
     await sync_to_async(start)()
     answer = await asker.get("/v1/models/base")
     assert answer.json()["llmapi"]["adapter"] == {"name": "alpaca-lora"}
