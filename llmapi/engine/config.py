@@ -22,7 +22,7 @@ class EngineConfig:
 
     adapters: tuple[tuple[str, str], ...] = ()
     """(name, local directory) of LoRA adapters that are served beside the base model, each under a
-    name of its own."""
+    name of its own. The web process has them loaded once the engine is ready."""
 
     served_name: str | None = None
     """The model id shown to clients; None: taken from the model's own name."""
