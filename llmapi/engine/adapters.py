@@ -5,7 +5,6 @@ base's weights stay as they are, quantised or not; each row of a step gets the a
 sequence's adapter, or none.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as ListOf
@@ -21,7 +20,9 @@ from peft.utils.other import get_pattern_key
 from peft.utils.save_and_load import load_peft_weights
 from torch import Tensor
 
+from llmapi.engine.lora import read_adapter
 from llmapi.engine.messages import AdapterInfo
+from llmapi.engine.source import ADAPTER_CONFIG, LoadError, find_adapter
 
 MERGE = "It can be merged into the base model instead: --lora_model."
 
@@ -50,10 +51,6 @@ NEUTRAL = {
 Sizes = Mapping[str, tuple[int, int]]
 """(inputs, outputs) of projections, by their full names in the model, such as
 `model.layers.0.mlp.up_proj`."""
-
-
-class AdapterError(Exception):
-    """It cannot be served; the text says why, for whoever runs the server."""
 
 
 class Delta(NamedTuple):
@@ -96,46 +93,39 @@ def info_of(name: str, path: str, deltas: Mapping[str, Delta]) -> AdapterInfo:
 def read_deltas(path: Path, sizes: Sizes) -> dict[str, Delta]:
     """The adapter in a directory, as peft saves it, for a model with these projections.
 
-    Raises AdapterError.
+    Raises LoadError.
     """
+    if not path.is_dir():  # what is read below would look for it on the hub
+        raise LoadError(f"There is no directory '{path}'.")
+    read_adapter(find_adapter(str(path)))
     config = _read_config(path)
     try:
         weights = load_peft_weights(str(path), device="cpu")
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise AdapterError(
-            f"The adapter's weights in '{path}' cannot be read ({reason})."
-        ) from error
+        raise LoadError(f"The adapter's weights in '{path}' cannot be read ({reason}).") from error
     halves: dict[str, dict[str, Tensor]] = {}
     for key, tensor in weights.items():
         name, _, half = key.removeprefix("base_model.model.").rpartition(".lora_")
         if half not in ("A.weight", "B.weight"):
             whole = "embed" in key or "lm_head" in key
-            raise AdapterError(
+            raise LoadError(
                 f"The adapter in '{path}' cannot be served beside the base model: "
                 + (WHOLE_MODULES if whole else f"it holds '{key}', which is no LoRA matrix.")
             )
         halves.setdefault(name, {})[half[0]] = tensor
-    if not halves:
-        raise AdapterError(f"The adapter in '{path}' is empty.")
     return {name: _delta(name, both, config, path, sizes) for name, both in halves.items()}
 
 
 def _read_config(path: Path) -> LoraConfig:
-    file = path / "adapter_config.json"
-    if not file.is_file():
-        raise AdapterError(f"'{path}' has no adapter_config.json, so it is no adapter of peft's.")
     try:
-        kind = json.loads(file.read_text(encoding="utf-8")).get("peft_type")
-        config = LoraConfig.from_pretrained(str(path)) if kind == "LORA" else None
+        config = LoraConfig.from_pretrained(str(path))
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
-        raise AdapterError(f"'{file}' cannot be read ({reason}).") from error
-    if config is None:
-        raise AdapterError(f"The adapter in '{path}' is no LoRA but {kind}.")
+        raise LoadError(f"'{path / ADAPTER_CONFIG}' cannot be read ({reason}).") from error
     for name, (neutral, sentence) in NEUTRAL.items():
         if (getattr(config, name, neutral) or neutral) != neutral:
-            raise AdapterError(
+            raise LoadError(
                 f"The adapter in '{path}' cannot be served beside the base model: {sentence}"
             )
     return config
@@ -146,26 +136,27 @@ def _delta(
 ) -> Delta:
     other = f"The adapter in '{path}' was made for another base model"
     if name == "lm_head":
-        raise AdapterError(f"The adapter in '{path}' changes the output layer. {MERGE}")
+        raise LoadError(f"The adapter in '{path}' changes the output layer. {MERGE}")
     if name not in sizes:
-        raise AdapterError(f"{other}: this one has no projection '{name}'.")
+        raise LoadError(f"{other}: this one has no projection '{name}'.")
     if both.keys() != {"A", "B"}:
-        raise AdapterError(f"The adapter in '{path}' lacks a half of '{name}'.")
+        raise LoadError(f"The adapter in '{path}' lacks a half of '{name}'.")
     a, b = both["A"].float().contiguous(), both["B"].float().contiguous()
     inputs, outputs = sizes[name]
-    if a.ndim != 2 or (a.shape[1], *b.shape) != (inputs, outputs, a.shape[0]):
-        raise AdapterError(
-            f"{other}: '{name}' has {inputs} inputs and {outputs} outputs here, and "
-            f"{a.shape[-1]} and {b.shape[0]} there."
+    rank = a.shape[0] if a.ndim else 0
+    if a.shape != (rank, inputs) or b.shape != (outputs, rank):
+        raise LoadError(
+            f"{other}: '{name}' has {inputs} inputs and {outputs} outputs here, which do not fit "
+            f"its A {list(a.shape)} and B {list(b.shape)}."
         )
     if not (a.isfinite().all() and b.isfinite().all()):
-        raise AdapterError(f"The adapter in '{path}' holds broken numbers (in '{name}').")
+        raise LoadError(f"The adapter in '{path}' holds broken numbers (in '{name}').")
     rank_patterns, alpha_patterns = config.rank_pattern or {}, config.alpha_pattern or {}
-    rank = rank_patterns.get(get_pattern_key([*rank_patterns], name), config.r)
+    said = rank_patterns.get(get_pattern_key([*rank_patterns], name), config.r)
     alpha = alpha_patterns.get(get_pattern_key([*alpha_patterns], name), config.lora_alpha)
-    if rank != a.shape[0]:
-        raise AdapterError(
-            f"The adapter in '{path}' says that '{name}' has rank {rank}, and it has {a.shape[0]}."
+    if said != rank:
+        raise LoadError(
+            f"The adapter in '{path}' says that '{name}' has rank {said}, and it has {rank}."
         )
     return Delta(a, b * (alpha / (math.sqrt(rank) if config.use_rslora else rank)))
 

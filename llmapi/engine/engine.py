@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from llmapi.engine.adapters import Adapter, AdapterError, info_of, read_deltas
+from llmapi.engine.adapters import Adapter, info_of, read_deltas
 from llmapi.engine.answers import Answers
 from llmapi.engine.blocks import BlockPool
 from llmapi.engine.detokenizer import Detokenizer
@@ -32,6 +32,7 @@ from llmapi.engine.sampler import Sampler
 from llmapi.engine.scheduler import Chunk, Scheduler, Step
 from llmapi.engine.searches import Search, Turn
 from llmapi.engine.sequence import Sequence
+from llmapi.engine.source import LoadError
 from llmapi.engine.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -99,11 +100,12 @@ class Engine:
         try:
             deltas = read_deltas(Path(path), network.projections)
             packed = network.pack(deltas)
-        except AdapterError as error:
+        except LoadError as error:
             return AdapterFailed(name, str(error))
-        except (MemoryError, RuntimeError) as error:  # torch's ways to say that there is no room
-            log.exception("An adapter could not be packed")
-            return AdapterFailed(name, f"There is no memory for the adapter in '{path}' ({error}).")
+        except Exception as error:  # no memory, or a file that nobody foresaw
+            log.exception("An adapter could not be loaded")
+            reason = f"{type(error).__name__}: {error}"
+            return AdapterFailed(name, f"The adapter in '{path}' cannot be loaded ({reason}).")
         self._adapters[name] = Adapter(name, next(self._generations), packed)
         return AdapterLoaded(info_of(name, path, deltas))
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from llmapi.engine import source
 from llmapi.engine.engine import Engine
 from llmapi.engine.messages import AdapterFailed, AdapterLoaded
 from llmapi.engine.scheduler import Chunk
@@ -210,25 +211,35 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda path: (path / "adapter_config.json").unlink(),
         "no adapter_config.json",
     ),
-    "no JSON": (lambda path: (path / "adapter_config.json").write_text("{"), "cannot be read"),
+    "no JSON": (lambda path: (path / "adapter_config.json").write_text("{"), "not valid JSON"),
     "no weights": (
         lambda path: (path / "adapter_model.safetensors").unlink(),
-        "weights in .* cannot be read",
+        "has no weights",
     ),
-    "no LoRA": (config_with(peft_type="IA3"), "no LoRA but IA3"),
+    "no LoRA": (config_with(peft_type="IA3"), "no LoRA adapter.*IA3"),
     "DoRA": (config_with(use_dora=True), "DoRA.*--lora_model"),
     "its own embedding": (config_with(modules_to_save=["embed_tokens"]), "layers of its own"),
     "biases": (config_with(bias="all"), "biases"),
     "another rank": (config_with(r=3), "says that .* rank 3, and it has 2"),
     "another size": (
         lambda path: broken_weights(path, lambda w: w.update({A0: torch.zeros(2, 11)})),
-        "another base model.*inputs",
+        "another base model.*inputs.*\\[2, 11\\]",
     ),
     "another layer": (
         lambda path: broken_weights(
             path, lambda w: w.update({A0.replace("layers.0", "layers.9"): torch.zeros(2, 48)})
         ),
         "another base model: this one has no projection 'model.layers.9",
+    ),
+    "a number for a matrix": (
+        lambda path: broken_weights(path, lambda w: w.update({A0: torch.tensor(1.0)})),
+        "another base model",
+    ),
+    "cut short": (
+        lambda path: (path / "adapter_model.safetensors").write_bytes(
+            (path / "adapter_model.safetensors").read_bytes()[:-5]
+        ),
+        "cut short",
     ),
     "half of it": (lambda path: broken_weights(path, lambda w: w.pop(A0)), "lacks a half"),
     "NaN": (
@@ -265,3 +276,25 @@ def test_one_that_cannot_be_served_says_why(
     with pytest.raises(AssertionError, match=sentence):
         raise AssertionError(failed.message)
     assert "no longer served" in drive(engine, ask("r", [1, 2], adapter="bad")).failed["r"]
+
+
+def test_a_directory_that_is_gone_is_not_looked_for_on_the_hub(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(source, "fetch", lambda *args: pytest.fail("asked the hub"))
+    failed = engine.load_adapter("bad", "org/adapter")
+    assert isinstance(failed, AdapterFailed)
+    assert failed.message == "There is no directory 'org/adapter'."
+
+
+def test_whatever_an_adapter_breaks_the_engine_goes_on(
+    engine: Engine, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(deltas: object) -> object:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(engine.runner.network, "pack", fails)
+    failed = engine.load_adapter("small", str(adapters["small"]))
+    assert isinstance(failed, AdapterFailed)
+    assert "MemoryError: no room" in failed.message
+    assert drive(engine, ask("r", [1, 2])).text("r")
