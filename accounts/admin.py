@@ -26,6 +26,7 @@ class ApiKeyInline(NeverDeleted, admin.TabularInline):
     """A user's keys, to look at; they are made on a page of their own."""
 
     model = ApiKey
+    fk_name = "user"
     fields = readonly_fields = (
         "name",
         "masked",

@@ -19,7 +19,7 @@ class ApiKeyAuthentication(BaseAuthentication):
     keyword = "Bearer"
     # What is asked of a key or its owner. To read and compose all columns takes twice as long.
     found_keys = ApiKey.objects.select_related("user").only(
-        *("digest", "revoked_at", "expires_at", "last_used_at"),
+        *("digest", "revoked_at", "expires_at", "last_used_at", "scopes"),
         *("user__username", "user__is_active"),
     )
 

@@ -42,3 +42,10 @@ class InvalidApiKey(ApiError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, headers={"WWW-Authenticate": "Bearer"})
+
+
+class PermissionRefused(ApiError):
+    """403: the key is good, and not for this."""
+
+    status_code = 403
+    code = "permission_denied"

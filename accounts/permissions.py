@@ -2,8 +2,34 @@
 
 from typing import Any
 
-from rest_framework.permissions import BasePermission
+from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
+
+from accounts.errors import PermissionRefused
+from accounts.models import ApiKey, Scope
+
+
+class HasScope(BasePermission):
+    """A key with scopes may be used for those alone; its owner's rights bound it besides.
+
+    A view says in its attribute `scope` which one it wants: a `Scope`, one for each method, or None
+    if it is open to every key. `read-only` opens the safe methods of all views.
+    Raises PermissionRefused, which says what the key may be used for.
+    """
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        key = request.auth
+        if not isinstance(key, ApiKey) or not key.scopes:
+            return True
+        wanted = view.scope.get(request.method) if isinstance(view.scope, dict) else view.scope
+        if wanted is None or wanted in key.scopes:
+            return True
+        if Scope.READ_ONLY in key.scopes and request.method in SAFE_METHODS:
+            return True
+        raise PermissionRefused(
+            f"This API key may not be used for this: it is for {', '.join(key.scopes)}. "
+            "Use another key."
+        )
 
 
 class IsStaffKey(BasePermission):

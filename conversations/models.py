@@ -54,12 +54,21 @@ class Conversation(models.Model):
     metadata = models.JSONField(default=dict, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
     updated_at = models.DateTimeField(default=timezone.now)
+    reviewed_at = models.DateTimeField(
+        null=True, blank=True, help_text="Of its review, if it has not gone on since."
+    )
 
     class Meta:
         indexes = [
             models.Index(fields=["user", "updated_at"]),
             models.Index(fields=["api_key", "updated_at"]),
             models.Index(fields=["updated_at"]),
+            models.Index(fields=["reviewed_at", "updated_at"]),
+        ]
+        permissions = [
+            ("read_text", "Can read what was said"),
+            ("export_text", "Can export what was said"),
+            ("erase_text", "Can erase what was said"),
         ]
 
     def __str__(self) -> str:
@@ -204,6 +213,17 @@ class Completion(models.Model):
 
     prompt_tokens = models.PositiveIntegerField(default=0)
     completion_tokens = models.PositiveIntegerField(default=0)
+    cached_tokens = models.PositiveIntegerField(
+        default=0, help_text="Of the prompt's tokens, those that were not computed again."
+    )
+
+    metadata = models.JSONField(default=dict, blank=True, help_text="The client's own labels.")
+    is_stored = models.BooleanField(
+        default=True, help_text="Whether the API lists it; a request may ask for `store: false`."
+    )
+    erased_at = models.DateTimeField(
+        null=True, blank=True, help_text="Since when its text is gone; the row counts as usage."
+    )
 
     created_at = models.DateTimeField(default=timezone.now)
     finished_at = models.DateTimeField(null=True, blank=True)
@@ -221,6 +241,7 @@ class Completion(models.Model):
             models.Index(fields=["api_key", "created_at"]),
             models.Index(fields=["status", "process"]),
             models.Index(fields=["conversation", "created_at"]),
+            models.Index(fields=["created_at"]),
         ]
 
     def __str__(self) -> str:
@@ -252,3 +273,91 @@ class CompletionContent(models.Model):
 
     def __str__(self) -> str:
         return f"content of {self.completion_id}"
+
+
+class UsageHour(models.Model):
+    """What one key used of one model in one hour that is over: completions, folded.
+
+    Counts of the hour in which the requests began. Hours that are not folded yet are counted from
+    the completions themselves (`conversations.usage`).
+    """
+
+    hour = models.DateTimeField(help_text="When it began.")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, db_index=False, related_name="+"
+    )
+    api_key = models.ForeignKey(
+        "accounts.ApiKey",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        db_index=False,
+        related_name="+",
+    )
+    model = models.CharField(max_length=200)
+    kind = models.CharField(max_length=10, choices=Completion.Kind.choices)
+    requests = models.PositiveIntegerField()
+    failed = models.PositiveIntegerField(help_text="Failed, or interrupted by the server's end.")
+    cancelled = models.PositiveIntegerField()
+    prompt_tokens = models.PositiveBigIntegerField()
+    cached_tokens = models.PositiveBigIntegerField()
+    completion_tokens = models.PositiveBigIntegerField()
+    duration_ms = models.PositiveBigIntegerField(help_text="Sum over those that ended in time.")
+    durations = models.PositiveIntegerField(help_text="How many those are.")
+    first_token_ms = models.PositiveBigIntegerField(help_text="Sum over those that said a word.")
+    first_tokens = models.PositiveIntegerField(help_text="How many those are.")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["hour", "user", "api_key", "model", "kind"], name="usage_one_per_hour"
+            ),
+            # For the constraint above, no two nulls are equal.
+            models.UniqueConstraint(
+                fields=["hour", "user", "model", "kind"],
+                condition=models.Q(api_key__isnull=True),
+                name="usage_one_per_hour_without_key",
+            ),
+        ]
+        indexes = [models.Index(fields=["user", "hour"]), models.Index(fields=["api_key", "hour"])]
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%d %H:00} {self.model}"
+
+
+class Label(models.Model):
+    """A word that reviewers put on conversations."""
+
+    name = models.CharField(max_length=50, unique=True)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Review(models.Model):
+    """What staff think of a conversation: one judgement, changed by whoever looks at it next."""
+
+    conversation = models.OneToOneField(
+        Conversation, on_delete=models.CASCADE, primary_key=True, related_name="review"
+    )
+    reviewer = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, related_name="reviews"
+    )
+    score = models.PositiveSmallIntegerField(
+        null=True, blank=True, choices=[(score, str(score)) for score in range(1, 6)]
+    )
+    labels = models.ManyToManyField(Label, blank=True, related_name="reviews")
+    notes = models.TextField(blank=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(score__isnull=True) | models.Q(score__range=(1, 5)),
+                name="review_score_1_to_5",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"review of {self.conversation_id}"

@@ -10,8 +10,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts.models import User
-from accounts.permissions import IsStaffKey
+from accounts.models import Scope, User
+from accounts.permissions import HasScope, IsStaffKey
 from llmapi import payloads
 from llmapi.adapters import adapter_add, adapter_remove, adapters_listed
 from llmapi.fields import StrictString
@@ -44,7 +44,8 @@ class NewAdapterSerializer(StrictSerializer):
 
 
 class StaffView(APIView):
-    permission_classes = [IsAuthenticated, IsStaffKey]
+    scope = Scope.ADMIN
+    permission_classes = [IsAuthenticated, IsStaffKey, HasScope]
 
 
 def staff(request: Request) -> User:

@@ -13,6 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from accounts.models import Scope
 from llmapi import payloads
 from llmapi.errors import RETRY_AFTER_S, ServerUnavailable
 from llmapi.running import running
@@ -38,6 +39,7 @@ ERRORS = {
     401: OpenApiResponse(
         ErrorResponse, "The key is missing, malformed, unknown, expired or revoked."
     ),
+    403: OpenApiResponse(ErrorResponse, "The key is not for this."),
     404: OpenApiResponse(ErrorResponse, "There is no such model or route."),
     413: OpenApiResponse(ErrorResponse, "The body is too large."),
     503: OpenApiResponse(ErrorResponse, "Not now: loading, overloaded or shutting down."),
@@ -65,6 +67,7 @@ class DoorView(APIView):
 
 
 class ChatCompletionsView(DoorView):
+    scope = Scope.CHAT
     serializer_class = ChatCompletionSerializer
 
     @extend_schema(
@@ -88,6 +91,7 @@ class ChatCompletionsView(DoorView):
 
 
 class CompletionsView(DoorView):
+    scope = Scope.COMPLETIONS
     serializer_class = CompletionSerializer
 
     @extend_schema(
@@ -109,6 +113,7 @@ class CompletionsView(DoorView):
 
 
 class EmbeddingsView(DoorView):
+    scope = Scope.EMBEDDINGS
     serializer_class = EmbeddingSerializer
 
     @extend_schema(
@@ -125,6 +130,8 @@ class EmbeddingsView(DoorView):
 
 
 class ModelsView(APIView):
+    scope = None
+
     @extend_schema(
         operation_id="listModels",
         summary="List the served models",
@@ -136,6 +143,8 @@ class ModelsView(APIView):
 
 
 class ModelView(APIView):
+    scope = None
+
     @extend_schema(
         operation_id="retrieveModel",
         summary="Read one model",
