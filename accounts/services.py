@@ -1,6 +1,7 @@
 """Writes of users and keys. Database errors reach the caller."""
 
 import secrets
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from django.core.exceptions import ValidationError
@@ -9,7 +10,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from accounts import keys
-from accounts.models import ApiKey, User
+from accounts.models import ApiKey, BudgetPeriod, User
 
 ANONYMOUS_USERNAME = "anonymous"
 FIRST_STAFF_USERNAME = "admin"
@@ -17,14 +18,63 @@ LAST_USED_EVERY = timedelta(minutes=1)
 
 
 def key_create(
-    *, user: User, name: str = "", expires_at: datetime | None = None
+    *,
+    user: User,
+    name: str = "",
+    expires_at: datetime | None = None,
+    scopes: Sequence[str] = (),
+    allowed_models: Sequence[str] = (),
+    created_by: User | None = None,
+    requests_per_minute: int | None = None,
+    tokens_per_minute: int | None = None,
+    concurrent_requests: int | None = None,
+    token_budget: int | None = None,
+    token_budget_period: str = BudgetPeriod.MONTH,
 ) -> tuple[ApiKey, str]:
     """Makes a key and returns it with its text, which is not kept and cannot be shown again.
 
     Raises ValidationError for the anonymous user.
     """
-    key = ApiKey(user=user, name=name, expires_at=expires_at)
+    key = ApiKey(
+        user=user,
+        name=name,
+        expires_at=expires_at,
+        scopes=[*scopes],
+        allowed_models=[*allowed_models],
+        created_by=created_by,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        concurrent_requests=concurrent_requests,
+        token_budget=token_budget,
+        token_budget_period=token_budget_period,
+    )
     return key, key_issue(key)
+
+
+def key_rotate(key: ApiKey, grace: timedelta, created_by: User | None = None) -> tuple[ApiKey, str]:
+    """Makes a key that takes this one's place, and lets this one work for `grace` more. Raises
+    ValidationError for a key that is revoked, expired or rotated already."""
+    if not key.is_usable or key.replaced_by_id is not None:
+        raise ValidationError("This key has ended or was replaced already.", code="ended")
+    ends_at = timezone.now() + grace
+    with transaction.atomic():
+        new, text = key_create(
+            user=key.user,
+            name=key.name,
+            expires_at=key.expires_at,
+            scopes=key.scopes,
+            allowed_models=key.allowed_models,
+            created_by=created_by,
+            requests_per_minute=key.requests_per_minute,
+            tokens_per_minute=key.tokens_per_minute,
+            concurrent_requests=key.concurrent_requests,
+            token_budget=key.token_budget,
+            token_budget_period=key.token_budget_period,
+        )
+        key.replaced_by = new
+        key.expires_at = min(ends_at, key.expires_at) if key.expires_at else ends_at
+        key.save(update_fields=["replaced_by", "expires_at"])
+    return new, text
 
 
 def key_issue(key: ApiKey) -> str:
@@ -52,6 +102,11 @@ def key_revoke(key: ApiKey) -> bool:
     if revoked:
         key.revoked_at = now
     return bool(revoked)
+
+
+def key_rename(key: ApiKey, name: str) -> None:
+    key.name = name
+    key.save(update_fields=["name"])
 
 
 def key_used(key: ApiKey) -> None:

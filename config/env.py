@@ -158,6 +158,26 @@ class ServerSettings(BaseSettings):
         False, description="Served behind HTTPS: secure cookies, HSTS, redirect to https."
     )
 
+    # ---- the pages ------------------------------------------------------------------------------
+    sign_up: Literal["closed", "invitation", "open"] = Field(
+        "closed",
+        description="Who may become a user by the pages: nobody (staff make users), who has an "
+        "invitation link, or everybody.",
+    )
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#\s]+/?$",
+        description="Address at which users reach this server, for the links that commands print: "
+        "`https://llm.example.org`. Default: http, with the host and port above.",
+    )
+    proxies: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="Reverse proxies before this server, each adding to `X-Forwarded-For`. Without "
+        "it, all who come through a proxy count as one address when sign-ins are throttled.",
+    )
+
     # ---- the ground -----------------------------------------------------------------------------
     var_dir: Path = Field(
         PROJECT_DIR / "var", description="Database, secret key, converted models, locks."

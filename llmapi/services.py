@@ -134,3 +134,8 @@ class ModelService:
 
 
 models = ModelService()
+
+
+def model_names() -> list[str]:
+    """The names that requests may use at present, for forms that offer them."""
+    return [card.id for card in models.cards()]
