@@ -89,8 +89,8 @@ def rotate(request: HttpRequest, public_id: str) -> HttpResponse:
         if form.is_valid():
             try:
                 fresh, text = services.key_rotate(key, form.duration, created_by=owner(request))
-            except ValidationError as error:
-                form.add_error(None, error)
+            except ValidationError:
+                form.add_error(None, _("This key has ended or was replaced already."))
             else:
                 return shown_once(request, fresh, text, _("The key that takes its place"), key)
     context = {"key": key, "form": form, "form_token": form_token()}

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.browser.chromium import browser, complaints, look, save_page
 
@@ -101,7 +102,9 @@ def tour(driver: Chrome, url: str, username: str, password: str, folder: Path, c
     see.press()
     see.open_all()
     see.shoot("keys-many")
-    see.page("docs", "/docs/")
+    see.go("/docs/")
+    WebDriverWait(driver, 20).until(lambda page: page.find_elements(By.CLASS_NAME, "opblock"))
+    see.shoot("docs")
     see.page("admin", "/admin/")
     see.page("admin-keys", "/admin/accounts/apikey/")
     see.page("admin-key-add", "/admin/accounts/apikey/add/")
