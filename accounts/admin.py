@@ -12,6 +12,7 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 
 from accounts import services
+from accounts.links_admin import password_links  # registers the invitations, too
 from accounts.models import ApiKey, User
 
 
@@ -59,6 +60,7 @@ class ApiKeyInline(NeverDeleted, admin.TabularInline):
 
 @admin.register(User)
 class UserAdmin(NeverDeleted, DjangoUserAdmin):
+    actions = [password_links]
     inlines = [ApiKeyInline]
     list_display = ["username", "email", "is_active", "is_staff", "date_joined", "last_login"]
     ordering = ["username"]

@@ -99,10 +99,10 @@ class NewKeyForm(NameForm):
             "autofocus": True,
         }
         scopes = [scope for scope in Scope if scope is not Scope.ADMIN or user.is_staff]
-        self.fields["scopes"].choices = [(scope.value, scope.label) for scope in scopes]
+        self.choose("scopes", [(scope.value, scope.label) for scope in scopes])
         self.fields["token_budget_period"].required = False
         names = offered_models()
-        self.fields["offered"].choices = [(name, name) for name in names]
+        self.choose("offered", [(name, name) for name in names])
         if not names:
             del self.fields["offered"]
             self.fields["other_models"].label = _("Models that it may use")
@@ -111,6 +111,11 @@ class NewKeyForm(NameForm):
             self.fields[name].widget.attrs |= {"min": 1, "inputmode": "numeric"}
             if most is not None:
                 self.fields[name].help_text = _("Yours: %(limit)s") % {"limit": f"{most:,}"}
+
+    def choose(self, name: str, choices: list[tuple[str, Any]]) -> None:
+        field = self.fields[name]
+        assert isinstance(field, forms.MultipleChoiceField)
+        field.choices = choices
 
     def owners_limit(self, name: str) -> int | None:
         limit: int | None = getattr(self.user, name)
