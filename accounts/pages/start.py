@@ -5,7 +5,8 @@ from django.shortcuts import render
 from django.utils import timezone
 
 from accounts.pages.access import page
-from accounts.pages.keys import own_keys
+from accounts.pages.allowances import account_holder, allowances
+from accounts.pages.keys import own_keys, owner
 from accounts.pages.snippets import offered_models, snippets
 
 KEYS_SHOWN = 4
@@ -20,5 +21,6 @@ def start(request: HttpRequest) -> HttpResponse:
         "base_url": request.build_absolute_uri("/v1"),
         "models": offered_models(),
         "snippets": snippets(request),
+        "allowances": allowances(account_holder(owner(request))),
     }
     return render(request, "accounts/start.html", context)
