@@ -167,8 +167,9 @@ class ServerSettings(BaseSettings):
     public_url: str | None = Field(
         None,
         pattern=r"^https?://[^/?#\s]+/?$",
-        description="Address at which users reach this server, for the links that commands print: "
-        "`https://llm.example.org`. Default: http, with the host and port above.",
+        description="Address at which users reach this server: `https://llm.example.org`. For the "
+        "examples on pages, and for links that commands print. Default: where a page was reached, "
+        "and http with the host and port above.",
     )
     proxies: int = Field(
         0,
