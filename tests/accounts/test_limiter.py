@@ -87,6 +87,27 @@ def test_reservation_ends_once(redis_server) -> None:
     limiter.close()
 
 
+def test_what_redis_counted_and_answered_too_late_is_given_back(redis_server) -> None:
+    limiter, key = Limiter(), holder("key", concurrent_requests=1, tokens_per_minute=100)
+    limiter.open(SharedStore(redis_server.url))
+    script = limiter._shared._reserve
+
+    def late(**arguments):
+        script(**arguments)
+        raise redis.TimeoutError("no answer in time")
+
+    limiter._shared._reserve = late
+    mine = limiter.reserve((key,), "a", 50, lambda holder, start: 0)
+    assert mine.store is not limiter._shared
+    limiter._shared._reserve = script
+    limiter._ask_from = 0.0
+    assert (limiter.look((key,)).tallies[0].running, limiter.look((key,)).tallies[0].tokens) == (
+        0,
+        0,
+    )
+    limiter.close()
+
+
 def test_settling_while_redis_is_away_is_no_error(redis_server) -> None:
     limiter, key = Limiter(), holder("key", token_budget=100, concurrent_requests=1)
     limiter.open(SharedStore(redis_server.url))

@@ -35,8 +35,13 @@ def test_of_50_requests_at_once_to_two_processes_exactly_10_pass(
 ) -> None:
     key = servers[0].manage("createkey", "alice", "--requests-per-minute", "10").strip()
     urls = [server.url for server in servers]
-    with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(lambda i: post(urls[i % 2], key, CHAT, BODY), range(50)))
+    with httpx.Client(timeout=60, limits=httpx.Limits(), headers=bearer(key)) as client:
+
+        def ask(number: int) -> httpx.Response:
+            return client.post(urls[number % 2] + CHAT, json=BODY)
+
+        with ThreadPoolExecutor(50) as pool:
+            answers = list(pool.map(ask, range(50)))
     assert Counter(answer.status_code for answer in answers) == {200: 10, 429: 40}
     for answer in answers:
         assert answer.headers["x-ratelimit-limit-requests"] == "10"
