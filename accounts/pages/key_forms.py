@@ -10,11 +10,11 @@ from django.utils.text import format_lazy
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext_lazy
 
+from accounts import services
 from accounts.models import ApiKey, BudgetPeriod, Scope, User
 from accounts.pages.allowances import account_holder
 from accounts.pages.snippets import offered_models
 
-LONGEST_MODEL_NAME = 200
 MOST_MODELS = 50
 LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrent_requests", "token_budget")
 
@@ -77,7 +77,7 @@ class NewKeyForm(NameForm):
     other_models = forms.CharField(
         label=gettext_lazy("Further models"),
         required=False,
-        max_length=MOST_MODELS * LONGEST_MODEL_NAME,
+        max_length=MOST_MODELS * services.LONGEST_MODEL_NAME,
         help_text=gettext_lazy("Names, separated by commas; also of models that are served later."),
     )
 
@@ -152,10 +152,10 @@ class NewKeyForm(NameForm):
     def clean_other_models(self) -> list[str]:
         names = [part.strip() for part in self.cleaned_data["other_models"].split(",")]
         names = [name for name in names if name]
-        if any(len(name) > LONGEST_MODEL_NAME for name in names):
+        if any(len(name) > services.LONGEST_MODEL_NAME for name in names):
             raise ValidationError(
                 _("The name of a model has %(most)d characters at most."),
-                params={"most": LONGEST_MODEL_NAME},
+                params={"most": services.LONGEST_MODEL_NAME},
             )
         if len(names) > MOST_MODELS:
             raise ValidationError(_("Name %(most)d models at most."), params={"most": MOST_MODELS})
@@ -169,11 +169,17 @@ class NewKeyForm(NameForm):
         """The arguments of `key_create`."""
         data = self.cleaned_data
         models = [*data.get("offered", []), *data["other_models"]]
+        limits: services.KeyLimits = {
+            "requests_per_minute": data["requests_per_minute"],
+            "tokens_per_minute": data["tokens_per_minute"],
+            "concurrent_requests": data["concurrent_requests"],
+            "token_budget": data["token_budget"],
+            "token_budget_period": data["token_budget_period"],
+        }
         return {
             "name": data["name"],
             "expires_at": self.expires_at(),
             "scopes": data["scopes"],
             "allowed_models": list(dict.fromkeys(models)),
-            "token_budget_period": data["token_budget_period"],
-            **{name: data[name] for name in LIMITS},
+            "limits": limits,
         }

@@ -249,7 +249,7 @@ def test_rotation_shows_a_new_key_and_the_old_one_ends_after_its_grace(mine, ali
 def test_pages_show_how_much_of_the_limits_is_used(mine, alice, counted) -> None:
     alice.concurrent_requests, alice.token_budget = 4, 1_000_000
     alice.save()
-    key, _ = services.key_create(user=alice, name="laptop", requests_per_minute=10)
+    key, _ = services.key_create(user=alice, name="laptop", limits={"requests_per_minute": 10})
     holder = key_holder(key)
     assert holder is not None
     limiter.reserve((holder,), "chatcmpl-1", 5, lambda *_: 0)
