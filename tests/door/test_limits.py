@@ -289,6 +289,8 @@ async def test_nothing_leaks_however_requests_end(counted, user, new_client, mon
             yield events
             if prepared.prompt_tokens == 7:
                 raise RuntimeError("broken on purpose")
+            if prepared.prompt_tokens == 400:
+                await asyncio.Event().wait()  # until the client has left
 
     monkeypatch.setattr(completions, "completion_start", sometimes_fails)
     monkeypatch.setattr(EchoBackend, "stream", breaks)
