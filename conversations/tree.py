@@ -7,8 +7,10 @@ from datetime import datetime
 from django.db import connection
 
 from conversations import chain, rows
+from conversations.errors import ConversationChanged
 from conversations.jsontext import JSONValue
 from conversations.models import Conversation, Message
+from conversations.paths import Leaf
 
 TITLE_LENGTH = 80
 # Hashes in one query: far below SQLite's limit, and more than nearly every history is long.
@@ -38,6 +40,7 @@ class Place:
     """Where an answer will hang: below `head`, the last input message."""
 
     conversation_pk: int
+    conversation_id: str
     head_pk: int
 
 
@@ -57,6 +60,7 @@ def place_input(
     messages: Sequence[NewMessage],
     match_history: bool,
     now: datetime,
+    below: Leaf | None = None,
 ) -> Place:
     """Finds or makes the conversation that this history continues, and stores what is new of it.
 
@@ -64,22 +68,81 @@ def place_input(
     one it begins a conversation, for thousands may begin with the same words. Input that already
     stands in its place is used again, so that a regenerated answer becomes a sibling.
     The number of queries does not grow with the history (up to 500 messages).
-    """
-    hashes = chain.hashes(user_id, ((m.role, m.name, m.content) for m in messages))
-    match = _deepest_answer(messages, hashes) if match_history else None
-    if match is not None and _lock_conversation(match.conversation_pk, user_id):
-        conversation_pk, parent_pk, depth = match.conversation_pk, match.pk, match.depth + 1
-        for known_pk in _stored_inputs(conversation_pk, hashes[depth:]):
-            parent_pk, depth = known_pk, depth + 1
-        if depth == len(messages):
-            return Place(conversation_pk, parent_pk)
-    else:
-        conversation_pk = _begin_conversation(user_id, api_key_id, messages, now)
-        parent_pk, depth = None, 0
 
+    With `below`, `messages` are only what is new, and go there. Raises ConversationChanged if that
+    end of a conversation is not there any more.
+    """
+    if below is not None:
+        return _place_below(below, user_id, messages, now)
+    hashes = chain.hashes(user_id, _hashed(messages))
+    match = _deepest_answer(messages, hashes) if match_history else None
+    conversation = lock_conversation(match.conversation_pk, user_id) if match else None
+    if match is not None and conversation is not None:
+        head_pk = _put_inputs(
+            match.conversation_pk,
+            match.pk,
+            match.depth + 1,
+            messages[match.depth + 1 :],
+            hashes[match.depth + 1 :],
+            now,
+        )
+        return Place(match.conversation_pk, conversation.public_id, head_pk or match.pk)
+    conversation = _begin_conversation(user_id, api_key_id, messages, now)
+    created = new_inputs(conversation.pk, None, 0, messages, hashes, now)
+    rows.insert_all(created)
+    return Place(conversation.pk, conversation.public_id, created[-1].pk)
+
+
+def _place_below(
+    leaf: Leaf, user_id: int, messages: Sequence[NewMessage], now: datetime
+) -> Place:
+    conversation = lock_conversation(leaf.conversation_pk, user_id)
+    if conversation is None:
+        raise ConversationChanged
+    if leaf.pk is not None:
+        found = rows.read(Message, leaf.pk, "conversation", "depth", "chain_hash")
+        if found != (leaf.conversation_pk, leaf.depth, leaf.chain_hash):
+            raise ConversationChanged
+    hashes = chain.links(leaf.chain_hash, _hashed(messages))
+    head_pk = _put_inputs(leaf.conversation_pk, leaf.pk, leaf.depth + 1, messages, hashes, now)
+    if not conversation.title:
+        rows.update(Conversation, leaf.conversation_pk, title=title_of(messages))
+    assert head_pk is not None, "there is at least one message"
+    return Place(leaf.conversation_pk, conversation.public_id, head_pk)
+
+
+def _put_inputs(
+    conversation_pk: int,
+    parent_pk: int | None,
+    depth: int,
+    messages: Sequence[NewMessage],
+    hashes: Sequence[str],
+    now: datetime,
+) -> int | None:
+    """Stores those messages that do not stand in their place already; returns the last one's
+    primary key, None if there are no messages."""
+    head_pk, known = parent_pk, 0
+    for head_pk in _stored_inputs(conversation_pk, hashes):
+        known += 1
+    created = new_inputs(
+        conversation_pk, head_pk, depth + known, messages[known:], hashes[known:], now
+    )
+    rows.insert_all(created)
+    return created[-1].pk if created else head_pk
+
+
+def new_inputs(
+    conversation_pk: int,
+    parent_pk: int | None,
+    depth: int,
+    messages: Sequence[NewMessage],
+    hashes: Sequence[str],
+    now: datetime,
+) -> list[Message]:
+    """Rows for messages one below the other, with their primary keys, not stored yet."""
     created = []
     for pk, message, chain_hash in zip(
-        _reserve_message_pks(len(messages) - depth), messages[depth:], hashes[depth:], strict=True
+        _reserve_message_pks(len(messages)), messages, hashes, strict=True
     ):
         created.append(
             Message(
@@ -95,8 +158,7 @@ def place_input(
             )
         )
         parent_pk, depth = pk, depth + 1
-    rows.insert_all(created)
-    return Place(conversation_pk, created[-1].pk)
+    return created
 
 
 def put_answers(
@@ -177,11 +239,11 @@ def _deepest_answer(messages: Sequence[NewMessage], hashes: Sequence[str]) -> Ma
     return None
 
 
-def _lock_conversation(conversation_pk: int, user_id: int) -> bool:
-    """False if it is gone or another user's (the hashes are salted by user; this is the second
+def lock_conversation(conversation_pk: int, user_id: int) -> Conversation | None:
+    """None if it is gone or another user's (the hashes are salted by user; this is the second
     door). Two calls that continue one conversation at once place their input in turn."""
-    conversations = Conversation.objects.select_for_update(no_key=True)
-    return bool(conversations.filter(pk=conversation_pk, user_id=user_id).values_list("pk"))
+    conversations = Conversation.objects.select_for_update(no_key=True).only("public_id", "title")
+    return next(iter(conversations.filter(pk=conversation_pk, user_id=user_id)), None)
 
 
 def _stored_inputs(conversation_pk: int, hashes: Sequence[str]) -> Iterator[int]:
@@ -209,16 +271,21 @@ def _stored_answers(completion_pk: int) -> dict[int, int]:
 
 def _begin_conversation(
     user_id: int, api_key_id: int | None, messages: Sequence[NewMessage], now: datetime
-) -> int:
-    return rows.insert(
-        Conversation(
-            user_id=user_id,
-            api_key_id=api_key_id,
-            title=title_of(messages),
-            created_at=now,
-            updated_at=now,
-        )
+) -> Conversation:
+    conversation = Conversation(
+        user_id=user_id,
+        api_key_id=api_key_id,
+        title=title_of(messages),
+        created_at=now,
+        updated_at=now,
     )
+    conversation.pk = rows.insert(conversation)
+    return conversation
+
+
+def _hashed(messages: Sequence[NewMessage]) -> Iterator[tuple[str, str, JSONValue]]:
+    """What of each message its hash covers."""
+    return ((message.role, message.name, message.content) for message in messages)
 
 
 def _reserve_message_pks(count: int) -> list[int]:
