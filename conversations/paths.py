@@ -14,6 +14,7 @@ from datetime import datetime
 from django.db.models import Exists, OuterRef
 
 from conversations import chain
+from conversations.errors import ConversationChanged
 from conversations.models import Completion, Message
 
 ROWS_PER_QUERY = 500
@@ -34,11 +35,29 @@ class Leaf:
 
     @classmethod
     def of(cls, conversation_pk: int, user_id: int, path: Sequence[int]) -> "Leaf":
-        """The end of this path, as it is stored now."""
+        """The end of this path, as it is stored now. Raises Message.DoesNotExist."""
         if not path:
             return cls(conversation_pk, None, -1, chain.root(user_id))
         end = Message.objects.values_list("depth", "chain_hash").get(pk=path[-1])
         return cls(conversation_pk, path[-1], *end)
+
+
+def history_of(conversation_pk: int, user_id: int) -> tuple[Leaf, list[Message]]:
+    """The path's messages, and its end, below which they are to be continued.
+
+    The end is read before them: whatever changes a message above it changes its hash too, so if it
+    is unchanged when the continuation is stored, the messages were as they are here.
+    Raises ConversationChanged if one of them goes while they are read.
+    """
+    path = path_of(conversation_pk)
+    try:
+        leaf = Leaf.of(conversation_pk, user_id, path)
+    except Message.DoesNotExist as error:
+        raise ConversationChanged from error
+    messages = messages_in_order(path)
+    if len(messages) < len(path):
+        raise ConversationChanged
+    return leaf, messages
 
 
 def path_of(conversation_pk: int) -> list[int]:

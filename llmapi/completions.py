@@ -37,6 +37,7 @@ from llmapi.engine.messages import (
 from llmapi.errors import ApiError, EngineLost, ServerUnavailable, as_api_error
 from llmapi.executors import admission, database
 from llmapi.flusher import flusher
+from llmapi.keeping import Keeping, past_of
 from llmapi.running import running
 from llmapi.services import models
 
@@ -90,6 +91,10 @@ class Outcome:
     created: int
     prepared: Prepared
     choices: list[Choice]
+    keeping: Keeping = field(default_factory=Keeping)
+    conversation_id: str | None = None
+    """Of a chat that its owner may go on with by id."""
+
     started: float = field(default_factory=time.monotonic)
     first_token_ms: int | None = None
     status: Completion.Status = Status.RUNNING
@@ -156,15 +161,25 @@ class Outcome:
 
 
 def accept(
-    asker: Asker, request: Request, extra_parameters: dict[str, Any], streamed: bool
+    asker: Asker,
+    request: Request,
+    extra_parameters: dict[str, Any],
+    streamed: bool,
+    keeping: Keeping | None = None,
 ) -> Outcome:
-    """Prepare, then commit the row as `running`. Blocks.
+    """Read what the request continues, prepare, then commit the row as `running`. Blocks.
 
     Raises ApiError: the model is unknown or not ready, the context is too long, the template
-    refuses, or the database does not take the row; then nothing was accepted.
+    refuses, there is no such conversation, or the database does not take the row; then nothing was
+    accepted.
     """
+    keeping = keeping or Keeping()
     kind = kind_of(request)
     completion_id = public_id(ID_PREFIXES[kind])
+    said, past = messages_of(request), None
+    if keeping.conversation is not None and isinstance(request, ChatRequest):
+        past = past_of(keeping.conversation, asker.user_id, is_anonymous=asker.is_anonymous)
+        request = past.before(request)
     # Fairness and cache salting group by user, over any number of keys.
     prepared = models.prepare(request, completion_id, f"user-{asker.user_id}")
     new = NewCompletion(
@@ -174,16 +189,21 @@ def accept(
         api_key_id=asker.api_key_id,
         process_id=running.process_id,
         model=prepared.model,
-        parameters={**prepared.parameters, **extra_parameters},
+        parameters=keeping.kept_parameters({**prepared.parameters, **extra_parameters}),
         request_id=asker.request_id,
         streamed=streamed,
         prompt_tokens=prepared.prompt_tokens,
-        messages=messages_of(request),
+        messages=said,
         prompt=prompt_of(request),
-        match_history=not asker.is_anonymous,
+        # What its owner is not shown begins a conversation of its own.
+        match_history=keeping.is_stored and not asker.is_anonymous,
+        below=past.leaf if past else None,
+        metadata=keeping.kept_metadata(),
+        is_stored=keeping.is_stored,
+        keeps_text=keeping.keeps_text,
     )
     try:
-        pk = completion_start(new)
+        started = completion_start(new)
     except DatabaseError as error:
         logger.error("A request could not be written (%s)", asker.request_id, exc_info=error)
         raise ServerUnavailable(
@@ -191,11 +211,13 @@ def accept(
             code="database_unavailable",
         ) from error
     return Outcome(
-        completion_pk=pk,
+        completion_pk=started.pk,
         public_id=completion_id,
-        created=int(time.time()),
+        created=int(started.created_at.timestamp()),
         prepared=prepared,
         choices=[Choice() for _ in range(prepared.choices)],
+        keeping=keeping,
+        conversation_id=started.conversation_id if new.match_history else None,
     )
 
 
