@@ -143,6 +143,18 @@ class ServerSettings(BaseSettings):
         "begin with. It is computed once for all users; all else is cached for each user alone.",
     )
 
+    # ---- what is kept ---------------------------------------------------------------------------
+    store_by_default: bool = Field(
+        True,
+        description="Whether the API's history lists requests that do not say `store`. OpenAI's "
+        "does not.",
+    )
+    unstored_text: Literal["keep", "discard"] = Field(
+        "keep",
+        description="The text of requests that the history does not list (`store: false`): `keep` "
+        "it for staff to review, or `discard` it: not a word is ever written.",
+    )
+
     # ---- the door -------------------------------------------------------------------------------
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(19327, ge=0, le=65535, description="Port; 0 takes a free one.")

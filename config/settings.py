@@ -132,6 +132,9 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
 }
 
+# Django's own limit would be lower than the door's.
+DATA_UPLOAD_MAX_MEMORY_SIZE = LLMAPI.max_body_bytes
+
 # ---- pages --------------------------------------------------------------------------------------
 
 LOGIN_URL = "sign_in"

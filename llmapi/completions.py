@@ -38,6 +38,7 @@ from llmapi.engine.messages import (
 from llmapi.errors import ApiError, EngineLost, ServerUnavailable, as_api_error
 from llmapi.executors import admission, database
 from llmapi.flusher import flusher
+from llmapi.keeping import Keeping, past_of
 from llmapi.reservations import finish_and_settle, give_back, reserve
 from llmapi.running import running
 from llmapi.services import models
@@ -99,6 +100,9 @@ class Outcome:
     choices: list[Choice]
     reservation: Reservation | None = None
     """What it holds of somebody's limits, until its end is written."""
+    keeping: Keeping = field(default_factory=Keeping)
+    conversation_id: str | None = None
+    """Of a chat that its owner may go on with by id."""
 
     started: float = field(default_factory=time.monotonic)
     first_token_ms: int | None = None
@@ -158,6 +162,7 @@ class Outcome:
             ),
             prompt_tokens=self.prepared.prompt_tokens,
             completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
             first_token_ms=self.first_token_ms,
             duration_ms=self.elapsed_ms,
             error=error,
@@ -165,18 +170,27 @@ class Outcome:
 
 
 def accept(
-    asker: Asker, request: Request, extra_parameters: dict[str, Any], streamed: bool
+    asker: Asker,
+    request: Request,
+    extra_parameters: dict[str, Any],
+    streamed: bool,
+    keeping: Keeping | None = None,
 ) -> Outcome:
-    """Prepare, then commit the row as `running`. Blocks.
+    """Read what the request continues, prepare, then commit the row as `running`. Blocks.
 
     Raises ApiError: the model is unknown, not ready or not for this key, the context is too long,
-    the template refuses, a limit is reached, or the database does not take the row; then nothing
-    was accepted.
+    the template refuses, there is no such conversation, a limit is reached, or the database does
+    not take the row; then nothing was accepted.
     """
+    keeping = keeping or Keeping()
     kind = kind_of(request)
     completion_id = public_id(ID_PREFIXES[kind])
     if request.model is not None:
         models.check_allowed(request.model, asker.allowed_models)
+    said, past = messages_of(request), None
+    if keeping.conversation is not None and isinstance(request, ChatRequest):
+        past = past_of(keeping.conversation, asker.user_id, is_anonymous=asker.is_anonymous)
+        request = past.before(request)
     # Fairness and cache salting group by user, over any number of keys.
     prepared = models.prepare(request, completion_id, f"user-{asker.user_id}")
     if request.model is None:
@@ -188,17 +202,22 @@ def accept(
         api_key_id=asker.api_key_id,
         process_id=running.process_id,
         model=prepared.model,
-        parameters={**prepared.parameters, **extra_parameters},
+        parameters=keeping.kept_parameters({**prepared.parameters, **extra_parameters}),
         request_id=asker.request_id,
         streamed=streamed,
         prompt_tokens=prepared.prompt_tokens,
-        messages=messages_of(request),
+        messages=said,
         prompt=prompt_of(request),
-        match_history=not asker.is_anonymous,
+        # What its owner is not shown begins a conversation of its own.
+        match_history=keeping.is_stored and not asker.is_anonymous,
+        below=past.leaf if past else None,
+        metadata=keeping.kept_metadata(),
+        is_stored=keeping.is_stored,
+        keeps_text=keeping.keeps_text,
     )
     reservation = reserve(asker.holders, completion_id, prepared.most_tokens)
     try:
-        pk = completion_start(new)
+        started = completion_start(new)
     except BaseException as error:
         give_back(reservation)
         if not isinstance(error, DatabaseError):
@@ -209,12 +228,14 @@ def accept(
             code="database_unavailable",
         ) from error
     return Outcome(
-        completion_pk=pk,
+        completion_pk=started.pk,
         public_id=completion_id,
-        created=int(time.time()),
+        created=int(started.created_at.timestamp()),
         prepared=prepared,
         choices=[Choice() for _ in range(prepared.choices)],
         reservation=reservation,
+        keeping=keeping,
+        conversation_id=started.conversation_id if new.match_history else None,
     )
 
 

@@ -139,8 +139,9 @@ class DoorConsumer(AsyncHttpConsumer):
             self.asked = self.validate(body)
             self.request = self.asked.to_request()
             self.check_still_there()
+            asked = self.asked
             outcome = accept(
-                self.asker, self.request, self.asked.kept_parameters, self.asked.streamed
+                self.asker, self.request, asked.kept_parameters, asked.streamed, asked.keeping
             )
         except LimitReached:
             raise  # it has the headers itself
@@ -215,7 +216,9 @@ class DoorConsumer(AsyncHttpConsumer):
 
     def headers(self, content_type: bytes) -> list[tuple[bytes, bytes]]:
         processing_ms = round((time.monotonic() - self.began) * 1000)
+        conversation_id = self.outcome and self.outcome.conversation_id
         return [
+            *([(b"x-conversation-id", conversation_id.encode())] if conversation_id else []),
             (b"content-type", content_type),
             (b"x-request-id", self.request_id.encode()),
             (b"openai-processing-ms", str(processing_ms).encode()),
@@ -348,7 +351,8 @@ class ChatCompletionConsumer(GenerationConsumer):
 
     def finish_chunk(self, outcome: Outcome, event: Finish) -> dict[str, Any]:
         delta = {} if event.index in self.begun else {"role": "assistant", "content": ""}
-        return payloads.chat_chunk(outcome, event.index, delta, event.reason)
+        chunk = payloads.chat_chunk(outcome, event.index, delta, event.reason)
+        return chunk | payloads.conversation_named(outcome)
 
 
 class CompletionConsumer(GenerationConsumer):

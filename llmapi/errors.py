@@ -6,7 +6,12 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig
+from django.core.exceptions import (
+    DisallowedHost,
+    PermissionDenied,
+    RequestDataTooBig,
+    SuspiciousOperation,
+)
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from rest_framework import exceptions as drf
@@ -23,6 +28,7 @@ ROUTES = (
     "/v1/completions",
     "/v1/embeddings",
     "/v1/models",
+    "/v1/conversations",
     "/v1/admin/adapters",
 )
 NOT_HERE = (
@@ -174,6 +180,8 @@ def as_api_error(exception: BaseException) -> ApiError:
             )
         case RequestDataTooBig():
             return BodyTooLarge("The request body is too large.")
+        case SuspiciousOperation():  # a query string of thousands of fields
+            return InvalidRequest("The request could not be understood.")
         case Http404():
             return UnknownRoute("There is nothing here. The routes are listed at /docs/.")
         case PermissionDenied():
