@@ -11,9 +11,19 @@ from django.utils import timezone
 
 from accounts.models import ApiKey, Scope
 from conversations import stored
-from conversations.models import Completion
+from conversations.models import Completion, Message
+from conversations.services import (
+    ChoiceEnd,
+    CompletionEnd,
+    NewCompletion,
+    NewMessage,
+    completion_finish,
+    completion_start,
+    completions_flush,
+)
 from conversations.stored import Cut
-from tests.door.test_history import CHAT, LONG, first_texts, row_after_the_end
+from llmapi.executors import database
+from tests.door.test_history import CHAT
 
 BODY = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 2}
 ODD_KEYS = [
@@ -115,32 +125,32 @@ async def test_the_list_is_read_by_the_index_of_user_and_time(rows, user):
     assert "SCAN conversations_completion" not in shown
 
 
-@pytest.mark.parametrize(
-    ("query", "param"),
-    [
-        ("limit=0", "limit"),
-        ("limit=101", "limit"),
-        ("limit=ten", "limit"),
-        ("limit=-1", "limit"),
-        ("limit=1&limit=2", "limit"),
-        ("order=up", "order"),
-        ("status=nice", "status"),
-        ("modle=x", "modle"),
-        ("model=a%00b", "model"),
-        ("after=a%00b", "after"),
-        ("metadata[a%00b]=x", "metadata[a\0b]"),
-        ("metadata[]=x", "metadata"),
-        ("metadata=x", "metadata"),
-        ("metadata[" + "k" * 65 + "]=x", "metadata"),
-        ("metadata[k]=" + "x" * 513, "metadata.k"),
-        ("&".join(f"metadata[k{i}]=x" for i in range(17)), "metadata"),
-    ],
-)
-async def test_a_bad_query_is_a_400_that_names_it(asker, query, param):
-    answer = await asker.get(f"{CHAT}?{query}")
-    assert answer.status == 400, answer.body
-    assert answer.error["param"] == param
-    assert answer.error["message"][0] in "'U"
+BAD_QUERIES = [
+    ("limit=0", "limit"),
+    ("limit=101", "limit"),
+    ("limit=ten", "limit"),
+    ("limit=-1", "limit"),
+    ("limit=1&limit=2", "limit"),
+    ("order=up", "order"),
+    ("status=nice", "status"),
+    ("modle=x", "modle"),
+    ("model=a%00b", "model"),
+    ("after=a%00b", "after"),
+    ("metadata[a%00b]=x", "metadata[a\0b]"),
+    ("metadata[]=x", "metadata"),
+    ("metadata=x", "metadata"),
+    ("metadata[" + "k" * 65 + "]=x", "metadata"),
+    ("metadata[k]=" + "x" * 513, "metadata.k"),
+    ("&".join(f"metadata[k{i}]=x" for i in range(17)), "metadata"),
+]
+
+
+async def test_a_bad_query_is_a_400_that_names_it(asker):
+    for query, param in BAD_QUERIES:
+        answer = await asker.get(f"{CHAT}?{query}")
+        assert answer.status == 400, answer.body
+        assert answer.error["param"] == param
+        assert answer.error["message"][0] in "'U"
 
 
 async def test_a_query_of_thousands_of_fields_is_a_400(asker):
@@ -148,57 +158,108 @@ async def test_a_query_of_thousands_of_fields_is_a_400(asker):
     assert answer.status == 400
 
 
-@pytest.mark.parametrize(
-    "strange", ["chatcmpl-nothing", "%00", "%F0%9F%98%80", "a" * 3000, "..%2F"]
-)
-async def test_a_strange_id_is_a_404(asker, strange):
-    for path in (f"/{strange}", f"/{strange}/messages", f"?after={strange}"):
-        answer = await asker.get(
-            CHAT + path.replace("%00", "\0") if path[0] == "/" else CHAT + path
-        )
-        assert answer.status in (404, 400), answer.body
-        assert answer.error["code"] in ("not_found", "unknown_route", None)
+STRANGE_IDS = ["chatcmpl-nothing", "%00", "%F0%9F%98%80", "a" * 3000, "..%2F"]
 
 
-@pytest.mark.parametrize(
-    ("body", "param"),
-    [
-        ({}, "metadata"),
-        ({"metadata": "x"}, "metadata"),
-        ({"metadata": {"k": 1}}, "metadata.k"),
-        ({"metadata": {}, "model": "x"}, "model"),
-        ([], None),
-    ],
-)
-async def test_a_bad_label_is_a_400_and_changes_nothing(asker, rows, body, param):
+async def test_a_strange_id_is_a_404(asker):
+    for strange in STRANGE_IDS:
+        for path in (f"/{strange}", f"/{strange}/messages", f"?after={strange}"):
+            answer = await asker.get(
+                CHAT + path.replace("%00", "\0") if path[0] == "/" else CHAT + path
+            )
+            assert answer.status in (404, 400), answer.body
+            assert answer.error["code"] in ("not_found", "unknown_route", None)
+
+
+BAD_LABELS = [
+    ({}, "metadata"),
+    ({"metadata": "x"}, "metadata"),
+    ({"metadata": {"k": 1}}, "metadata.k"),
+    ({"metadata": {}, "model": "x"}, "model"),
+    ([], None),
+]
+
+
+async def test_a_bad_label_is_a_400_and_changes_nothing(asker, rows):
     (public_id,) = await rows(1, metadata={"a": "b"})
-    answer = await asker.post(f"{CHAT}/{public_id}", body)
-    assert (answer.status, answer.error["param"]) == (400, param)
-    assert (await Completion.objects.aget()).metadata == {"a": "b"}
-    answer = await asker.post(f"{CHAT}/{public_id}", b'{"metadata": {"a": "\\ud800"}}')
+    path = f"{CHAT}/{public_id}"
+    for body, param in BAD_LABELS:
+        answer = await asker.post(path, body)
+        assert (answer.status, answer.error["param"]) == (400, param)
+    answer = await asker.post(path, b'{"metadata": {"a": "\\ud800"}}')
     assert (answer.status, answer.error["code"]) == (400, "invalid_json")
-    assert (await asker.post(f"{CHAT}/{public_id}", {"metadata": None})).json()["metadata"] == {}
+    assert (await Completion.objects.aget()).metadata == {"a": "b"}
+    labelled = (await asker.post(path, {"metadata": None})).json()
+    assert labelled["metadata"] == {}
 
 
-async def test_a_running_chat_is_read_as_far_as_it_has_come_and_not_deleted(client):
-    async with client.stream(CHAT, LONG) as call:
-        public_id, _ = await first_texts(call, 2)
-        assert await ids(client) == []
-        assert await ids(client, "status=running") == [public_id]
-        one = (await client.get(f"{CHAT}/{public_id}")).json()
-        assert one["llmapi"]["status"] == "running"
-        assert one["choices"][0]["finish_reason"] is None
-        answer = await client.request("DELETE", f"{CHAT}/{public_id}")
-        assert (answer.status, answer.error["code"]) == (409, "conversation_busy")
-    await row_after_the_end(public_id)
+@pytest.fixture
+def under_way(user, served):
+    """A chat of the user's that runs, and has said "so far": (primary key, public id)."""
+    new = NewCompletion(
+        public_id="chatcmpl-running",
+        kind="chat",
+        user_id=user.pk,
+        api_key_id=None,
+        process_id=None,
+        model="m",
+        parameters={},
+        request_id="req_1",
+        streamed=True,
+        prompt_tokens=3,
+        messages=(NewMessage("user", "Hello"),),
+    )
+    pk = completion_start(new).pk
+    completions_flush({pk: (("so far",), 2)})
+    return pk, new.public_id
+
+
+async def test_a_running_chat_is_read_as_far_as_it_has_come_and_not_deleted(client, under_way):
+    pk, public_id = under_way
+    assert await ids(client) == []
+    assert await ids(client, "status=running") == [public_id]
+    one = (await client.get(f"{CHAT}/{public_id}")).json()
+    assert one["llmapi"]["status"] == "running"
+    assert one["choices"][0]["message"]["content"] == "so far"
+    assert one["choices"][0]["finish_reason"] is None
+    answer = await client.request("DELETE", f"{CHAT}/{public_id}")
+    assert (answer.status, answer.error["code"]) == (409, "conversation_busy")
+
+    choices = (ChoiceEnd(0, "so far and no further", None),)
+    end = CompletionEnd(Completion.Status.CANCELLED, choices, 3, 5, 1, 2)
+    await database.run(completion_finish, pk, end)
     # Cancelled: not in the list of answers, and there with its part.
     assert await ids(client) == []
     assert await ids(client, "status=cancelled") == await ids(client, "status=any") == [public_id]
     one = (await client.get(f"{CHAT}/{public_id}")).json()
-    assert one["choices"][0]["message"]["content"]
+    assert one["choices"][0]["message"]["content"] == "so far and no further"
     assert one["choices"][0]["finish_reason"] is None
     assert (await client.request("DELETE", f"{CHAT}/{public_id}")).json()["deleted"] is True
     assert await ids(client, "status=any") == []
+
+
+async def test_a_conversation_that_is_being_answered_is_not_changed(client, under_way):
+    (one,) = (await client.get("/v1/conversations")).json()["data"]
+    conversation = f"/v1/conversations/{one['id']}"
+    message = await Message.objects.aget()
+    for answer in (
+        await client.post(f"{conversation}/items", {"items": [{"role": "user", "content": "x"}]}),
+        await client.request("DELETE", f"{conversation}/items/{message.public_id}"),
+        await client.request("DELETE", conversation),
+    ):
+        assert (answer.status, answer.error["code"]) == (409, "conversation_busy")
+    assert await Message.objects.acount() == 1
+
+
+async def test_a_chat_that_failed_before_its_first_word_has_a_choice_without_content(
+    client, under_way
+):
+    pk, public_id = under_way
+    end = CompletionEnd(Completion.Status.FAILED, (), 3, 0, None, 2, "It broke.")
+    await database.run(completion_finish, pk, end)
+    one = (await client.get(f"{CHAT}/{public_id}")).json()
+    assert (one["llmapi"]["status"], one["llmapi"]["error"]) == ("failed", "It broke.")
+    assert [choice["message"]["content"] for choice in one["choices"]] == [None]
 
 
 async def test_all_choices_and_content_parts_come_back(client):
