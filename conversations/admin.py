@@ -8,7 +8,7 @@ from django.contrib.admin.utils import unquote
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 from django.utils import timezone
@@ -28,7 +28,7 @@ class ShallowPaginator(Paginator):
     """Counts to 10,000 and no further: nobody turns two hundred pages, and a full count reads the
     whole table."""
 
-    deepest = 10_000
+    deepest = selectors.DEEPEST
 
     @cached_property
     def count(self) -> int:
@@ -48,6 +48,11 @@ class HistoryAdmin(admin.ModelAdmin):
     # Counts beside the filters' choices would read the whole table once for each of them.
     show_facets = admin.ShowFacets.NEVER
     page_template = ""
+    # A join would let SQLite begin with the few users, and sort all that they ever asked.
+    list_select_related = ()
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).prefetch_related("user", "api_key")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -97,9 +102,25 @@ class HistoryAdmin(admin.ModelAdmin):
                 messages.WARNING,
             )
             return queryset.none(), False
-        return queryset.filter(self.search(term)), False
+        pks = self.with_id(term)
+        if pks:
+            return queryset.filter(pk__in=pks), False
+        newest, are_more = selectors.newest_searched(queryset, self.ordering[0])
+        if are_more:
+            self.message_user(
+                request,
+                f"Only the newest {selectors.SEARCHED:,} of these were searched. Filter by user or "
+                "date to look further back.",
+                messages.INFO,
+            )
+        return newest.filter(self.search(term)), False
+
+    def with_id(self, term: str) -> list[int]:
+        """Primary keys of what has this id."""
+        raise NotImplementedError
 
     def search(self, term: str) -> Q:
+        """What says this."""
         raise NotImplementedError
 
 
@@ -126,7 +147,6 @@ class ConversationAdmin(HistoryAdmin):
         "updated",
     )
     list_filter = (UserFilter, KeyFilter, ModelFilter, StatusFilter, "updated_at")
-    list_select_related = ("user", "api_key")
     ordering = ("-updated_at",)
     search_fields = ("title",)
     search_help_text = "Words of a message or title, or the id of a conversation or completion."
@@ -135,17 +155,11 @@ class ConversationAdmin(HistoryAdmin):
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ConversationList
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Conversation]:
-        return super().get_queryset(request).select_related("user", "api_key")
+    def with_id(self, term: str) -> list[int]:
+        return selectors.conversations_with_id(term)
 
     def search(self, term: str) -> Q:
-        by_completion = Completion.objects.filter(conversation=OuterRef("pk"), public_id=term)
-        return (
-            Q(public_id=term)
-            | Q(title__icontains=term)
-            | Q(Exists(by_completion))
-            | selectors.conversations_saying(term)
-        )
+        return Q(title__icontains=term) | selectors.conversations_saying(term)
 
     def page_context(self, obj: Conversation) -> dict[str, Any]:
         return {
@@ -200,7 +214,8 @@ class CompletionAdmin(HistoryAdmin):
         "duration",
     )
     list_filter = (UserFilter, KeyFilter, ModelFilter, "kind", StatusFilter, "created_at")
-    list_select_related = ("user", "api_key")
+    # Not by primary key: the indexes of the filters end with the time.
+    ordering = ("-created_at",)
     search_fields = ("public_id",)
     search_help_text = "Words of a prompt or answer, or the id of a completion or request."
     page_template = "admin/conversations/completion/page.html"
@@ -213,8 +228,11 @@ class CompletionAdmin(HistoryAdmin):
         rows = selectors.completion_for_reading(self.get_queryset(request))
         return rows.filter(pk=object_id).first()
 
+    def with_id(self, term: str) -> list[int]:
+        return selectors.completions_with_id(term)
+
     def search(self, term: str) -> Q:
-        return Q(public_id=term) | Q(request_id=term) | selectors.completions_saying(term)
+        return selectors.completions_saying(term)
 
     def page_context(self, obj: Completion) -> dict[str, Any]:
         content = getattr(obj, "content", None)

@@ -12,6 +12,11 @@ from django.db.models.functions import Cast
 from conversations.jsontext import JSONValue, as_stored, canonical
 from conversations.models import Completion, CompletionContent, Conversation, Message
 
+# Nobody turns two hundred pages: lists and their filters go no deeper than this.
+DEEPEST = 10_000
+# Texts have no index: a search reads those of so many rows, in a few tenths of a second.
+SEARCHED = 5_000
+
 
 @dataclass(frozen=True, slots=True)
 class ConversationSummary:
@@ -155,6 +160,27 @@ def completions_saying(text: str) -> Q:
 def conversations_saying(text: str) -> Q:
     """Conversations with `text` in one of their messages."""
     return Q(Exists(messages_saying(text).filter(conversation=OuterRef("pk"))))
+
+
+def newest_searched(rows: QuerySet[Any], ordering: str) -> tuple[QuerySet[Any], bool]:
+    """(the newest 5,000 of these rows, whether there are more)"""
+    newest = rows.order_by(ordering, "-pk").values("pk")
+    return rows.filter(pk__in=newest[:SEARCHED]), newest[SEARCHED : SEARCHED + 1].exists()
+
+
+def conversations_with_id(public_id: str) -> list[int]:
+    """Primary keys of the conversation of that id, and of that of the request of that id."""
+    requests = Completion.objects.filter(public_id=public_id).exclude(conversation=None)
+    return [
+        *Conversation.objects.filter(public_id=public_id).values_list("pk", flat=True),
+        *(pk for pk in requests.values_list("conversation", flat=True) if pk is not None),
+    ]
+
+
+def completions_with_id(public_id: str) -> list[int]:
+    """Primary keys of requests that have this id, or this `x-request-id`."""
+    by_id = Q(public_id=public_id) | Q(request_id=public_id)
+    return list(Completion.objects.filter(by_id).values_list("pk", flat=True)[:SEARCHED])
 
 
 def messages_saying(text: str) -> QuerySet[Message]:
