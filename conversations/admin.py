@@ -105,7 +105,7 @@ class HistoryAdmin(admin.ModelAdmin):
         pks = self.with_id(term)
         if pks:
             return queryset.filter(pk__in=pks), False
-        newest, are_more = selectors.newest_searched(queryset, self.ordering[0])
+        found, are_more = selectors.newest_saying(queryset, self.search(term), self.ordering[0])
         if are_more:
             self.message_user(
                 request,
@@ -113,7 +113,7 @@ class HistoryAdmin(admin.ModelAdmin):
                 "date to look further back.",
                 messages.INFO,
             )
-        return newest.filter(self.search(term)), False
+        return found, False
 
     def with_id(self, term: str) -> list[int]:
         """Primary keys of what has this id."""

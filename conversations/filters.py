@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Q, QuerySet
+from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest
 
 from accounts.models import ApiKey, User
@@ -66,8 +66,8 @@ def users_named(name: str) -> list[int]:
 
 
 class OverCompletions(admin.SimpleListFilter):
-    """A choice that holds for a completion, or for a conversation by one of its completions: the
-    newest 10,000 of those that it holds for, of the user if one is asked for."""
+    """A choice that holds for a completion, or for a conversation by one of its completions: of a
+    user by any, of all users by one of the newest 10,000 for which it holds."""
 
     def condition(self, value: str) -> Q:
         raise NotImplementedError
@@ -80,12 +80,12 @@ class OverCompletions(admin.SimpleListFilter):
             return queryset.none()
         if queryset.model is Completion:
             return queryset.filter(self.condition(value))
-        completions = Completion.objects.filter(self.condition(value), conversation__isnull=False)
-        user = request.GET.get(UserFilter.parameter_name, "").strip()
-        if user and "\0" not in user:
-            completions = completions.filter(user__in=users_named(user))
-        newest = completions.order_by("-created_at").values("conversation")
-        return queryset.filter(pk__in=newest[: selectors.DEEPEST])
+        completions = Completion.objects.filter(self.condition(value))
+        if request.GET.get(UserFilter.parameter_name, "").strip():
+            return queryset.filter(Exists(completions.filter(conversation=OuterRef("pk"))))
+        # What few or none have would be looked for in every conversation that there is.
+        newest = completions.exclude(conversation=None).order_by("-created_at")
+        return queryset.filter(pk__in=newest.values("conversation")[: selectors.DEEPEST])
 
 
 class ModelFilter(OverCompletions):

@@ -162,10 +162,13 @@ def conversations_saying(text: str) -> Q:
     return Q(Exists(messages_saying(text).filter(conversation=OuterRef("pk"))))
 
 
-def newest_searched(rows: QuerySet[Any], ordering: str) -> tuple[QuerySet[Any], bool]:
-    """(the newest 5,000 of these rows, whether there are more)"""
+def newest_saying(rows: QuerySet[Any], condition: Q, ordering: str) -> tuple[QuerySet[Any], bool]:
+    """(those of the newest 5,000 of these rows that the condition on texts holds for, whether there
+    are more than 5,000). Texts are read here and now, once: the rows are kept by their keys."""
     newest = rows.order_by(ordering, "-pk").values("pk")
-    return rows.filter(pk__in=newest[:SEARCHED]), newest[SEARCHED : SEARCHED + 1].exists()
+    found = rows.order_by().filter(condition, pk__in=newest[:SEARCHED])
+    pks = list(found.values_list("pk", flat=True))
+    return rows.filter(pk__in=pks), newest[SEARCHED : SEARCHED + 1].exists()
 
 
 def conversations_with_id(public_id: str) -> list[int]:
