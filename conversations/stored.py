@@ -15,6 +15,7 @@ from django.db.models.expressions import RawSQL
 from conversations import paths
 from conversations.errors import NotFound
 from conversations.models import Completion, Conversation, Message
+from conversations.plainly import plainly
 
 Row = TypeVar("Row", bound=models.Model)
 
@@ -50,12 +51,12 @@ def chats_page(
     was listed is still a place to go on from."""
     chats = _chats(user_id)
     if model is not None:
-        chats = chats.filter(model=model)
+        chats = plainly(chats, model=model)
     if status is not None:
-        chats = chats.filter(status=status)
+        chats = plainly(chats, status=status)
     for key, value in (metadata or {}).items():
         chats = chats.filter(_holds(key, value))
-    all_of_user = Completion.objects.filter(user=user_id, kind=Completion.Kind.CHAT)
+    all_of_user = plainly(Completion.objects.filter(user=user_id), kind=Completion.Kind.CHAT)
     return _page(chats, all_of_user, "created_at", cut, "stored chat completion")
 
 
@@ -109,9 +110,8 @@ def item(conversation: Conversation, public_id: str) -> Message:
 
 
 def _chats(user_id: int) -> QuerySet[Completion]:
-    return Completion.objects.filter(
-        user=user_id, kind=Completion.Kind.CHAT, is_stored=True, erased_at=None
-    ).select_related("content", "conversation")
+    kept = Completion.objects.filter(user=user_id, is_stored=True, erased_at=None)
+    return plainly(kept, kind=Completion.Kind.CHAT).select_related("content", "conversation")
 
 
 def _conversations(user_id: int) -> QuerySet[Conversation]:

@@ -105,7 +105,7 @@ async def test_the_list_is_read_by_the_index_of_user_and_time(rows, user):
         with CaptureQueriesContext(
             connection,
         ) as captured:
-            stored.chats_page(user.pk, cut, metadata={"a": "b"})
+            stored.chats_page(user.pk, cut, metadata={"a": "b"}, model="model", status="completed")
         (sql,) = (q["sql"] for q in captured if "ORDER BY" in q["sql"] and "LIMIT 6" in q["sql"])
         with connection.cursor() as cursor:
             if connection.vendor == "postgresql":
