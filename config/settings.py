@@ -18,7 +18,7 @@ INSTALLED_APPS = [
     "accounts.apps.AccountsConfig",
     "conversations.apps.ConversationsConfig",
     "llmapi.apps.LlmapiConfig",
-    "django.contrib.admin",
+    "conversations.apps.StaffAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

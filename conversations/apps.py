@@ -10,17 +10,17 @@ class ConversationsConfig(AppConfig):
     verbose_name = "History"
 
     def ready(self) -> None:
-        post_migrate.connect(make_roles, sender=self, dispatch_uid="conversations.roles")
+        post_migrate.connect(make_roles, sender=self, dispatch_uid="conversations.staff.roles")
 
 
 class StaffAdminConfig(AdminConfig):
     """Django's admin, with a dashboard for its first page."""
 
-    default_site = "conversations.site.StaffSite"
+    default_site = "conversations.staff.site.StaffSite"
 
 
 def make_roles(**kwargs: Any) -> None:
-    from conversations import roles  # models are not loaded when this module is
+    from conversations.staff import roles  # models are not loaded when this module is
 
     kwargs.pop("sender")
     roles.roles_make(**kwargs)
