@@ -16,7 +16,7 @@ from django.db.models import BooleanField, Exists, ExpressionWrapper, OuterRef, 
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from conversations import lockfile, rows, tree
+from conversations import folding, lockfile, rows, tree
 from conversations.jsontext import JSONValue
 from conversations.models import Completion, CompletionContent, Conversation, ServerProcess
 from conversations.tree import ChoiceEnd, NewMessage
@@ -159,6 +159,8 @@ def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
         if completion is None:
             raise Completion.DoesNotExist
         _end(completion, end)
+        if completion.status != Completion.Status.RUNNING:
+            folding.hour_refold(completion.pk)
 
 
 @dataclass(frozen=True, slots=True)
