@@ -28,8 +28,10 @@ from conversations.filters import (
 )
 from conversations.models import Completion, Conversation, Label, Review, ServerProcess
 from conversations.services import HEARTBEAT_DEAD_AFTER_S
+from conversations.staff import auditing, owners  # noqa: F401  # they register their own pages
 from conversations.staff.erasing import ErasedCompletions, ErasedConversations
 from conversations.staff.exporting import ExportedAdmin
+from conversations.staff.pruning import PrunedAdmin
 from conversations.staff.reading import (
     ShallowPaginator,
     badge,
@@ -44,8 +46,8 @@ from conversations.staff.reviewing import ReviewedAdmin, may_review
 class ConversationList(ChangeList):
     """Adds each conversation's summary and review: a fixed number of queries for a page of them."""
 
-    def get_queryset(self, request: HttpRequest, **kwargs: Any) -> QuerySet[Any]:
-        return super().get_queryset(request, **kwargs).defer("metadata")
+    def get_queryset(self, request: HttpRequest, *args: Any) -> QuerySet[Any]:
+        return super().get_queryset(request, *args).defer("metadata")
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
@@ -98,7 +100,7 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Conversation]:
         return super().get_queryset(request).select_related("user", "api_key")
 
-    def get_list_display(self, request: HttpRequest) -> list[str]:
+    def get_list_display(self, request: HttpRequest) -> Any:
         """A title is the first words of what was said."""
         hidden = "public_id" if may_read(request) else "title_shown"
         return [name for name in self.list_display if name != hidden]
@@ -183,7 +185,7 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
 
 
 @admin.register(Completion)
-class CompletionAdmin(ErasedCompletions, ExportedAdmin):
+class CompletionAdmin(PrunedAdmin, ErasedCompletions, ExportedAdmin):
     list_display = (
         "public_id",
         "status_shown",

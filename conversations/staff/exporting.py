@@ -8,6 +8,7 @@ from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path
 from django.utils import timezone
@@ -52,7 +53,7 @@ class ExportedAdmin(HistoryAdmin):
         return super().changelist_view(request, {**context, **(extra_context or {})})
 
     @admin.action(description="Export the selected %(verbose_name_plural)s", permissions=["export"])
-    def export_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
+    def export_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponseBase:
         if request.POST.get("select_across") == "1":
             return self.export_page(request, queryset)
         rows = list(queryset.values_list("pk", "public_id")[:TICKED_AT_MOST])
@@ -62,7 +63,7 @@ class ExportedAdmin(HistoryAdmin):
             )
         return self.file(self.model._default_manager.filter(pk__in=[pk for pk, _ in rows]))
 
-    def export_view(self, request: HttpRequest) -> HttpResponse:
+    def export_view(self, request: HttpRequest) -> HttpResponseBase:
         """All that the list's filters and search in the address find."""
         if not (self.has_view_permission(request) and self.has_export_permission(request)):
             raise PermissionDenied

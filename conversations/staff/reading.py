@@ -103,7 +103,7 @@ class HistoryAdmin(admin.ModelAdmin):
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         """By the filters alone. Django lets any column be asked in the address, and with
         `?title__startswith=` one reads a title that one may not see, letter by letter."""
-        allowed = set()
+        allowed: set[str | None] = set()
         for item in self.list_filter:
             if isinstance(item, str):
                 allowed |= {f"{item}__{how}" for how in ("exact", "gte", "lt", "isnull")}

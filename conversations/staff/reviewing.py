@@ -143,8 +143,9 @@ class ReviewedAdmin(HistoryAdmin):
             )
         except reviews.ReviewChanged as changed:
             # Saved again, the form has seen their review.
-            form.data = form.data.copy()
-            form.data["version"] = reviews.version_of(changed.review)
+            sent = request.POST.copy()
+            sent["version"] = reviews.version_of(changed.review)
+            form.data = sent
             response = self.page(request, conversation, form=form, theirs=changed.review)
             response.status_code = 409
             return response
