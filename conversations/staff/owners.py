@@ -1,5 +1,5 @@
-"""Users and keys with what they used, and the ways from them to what they asked. Registered in place
-of the plain pages of `accounts`, which knows nothing of usage."""
+"""Users and keys with what they used, and the ways from them to what they asked. Registered in
+place of the plain pages of `accounts`, which knows nothing of usage."""
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
@@ -23,19 +23,19 @@ from accounts.rights import governed_by, may_govern
 from conversations.erasing import user_erase
 from conversations.staff.erasing import ERASED_AT_ONCE, confirmation, is_confirmed
 from conversations.staff.reading import may_erase, time_shown
-from conversations.usage import Usage, UsageQuery, usage
+from conversations.usage import Group, Usage, UsageQuery, usage
 
 USAGE_DAYS = 30
 RIGHTS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 
-def used(by: str, pks: Collection[int]) -> dict[int, Usage]:
+def used(by: Group, pks: Collection[int]) -> dict[int, Usage]:
     """What each user or key (`by`: "user", "api_key") of a page used in the last USAGE_DAYS."""
     now = timezone.now()
     query = UsageQuery(
         start=now - timedelta(days=USAGE_DAYS),
         end=now,
-        group_by=("user",) if by == "user" else ("api_key",),
+        group_by=(by,),
         users=pks if by == "user" else None,
         keys=pks if by == "api_key" else None,
     )
@@ -47,7 +47,7 @@ def links(request: HttpRequest, *pages: tuple[str, str, dict[str, Any]]) -> Safe
     shown = []
     for model, name, query in pages:
         app, _, table = model.partition(".")
-        if request.user.has_perm(f"{app}.view_{table}"):  # type: ignore[union-attr]
+        if request.user.has_perm(f"{app}.view_{table}"):
             url = reverse(f"admin:{app}_{table}_changelist")
             shown.append((f"{url}?{urlencode(query)}", name))
     return format_html_join(" · ", '<a href="{}">{}</a>', shown)
@@ -59,7 +59,7 @@ class OwnerList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         pks = [row.pk for row in self.result_list]
-        by = "user" if self.model is User else "api_key"
+        by: Group = "user" if self.model is User else "api_key"
         sums = used(by, pks)
         last: dict[int, datetime | None] = {}
         if self.model is User:
