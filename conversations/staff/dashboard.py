@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,7 +15,16 @@ from conversations import reviews
 from conversations.charts import Chart, Series
 from conversations.models import Completion, ServerProcess
 from conversations.services import HEARTBEAT_DEAD_AFTER_S
-from conversations.usage import Usage, UsageQuery, UsageRow, Width, bucket_start, total, usage
+from conversations.usage import (
+    Group,
+    Usage,
+    UsageQuery,
+    Width,
+    active_users,
+    bucket_start,
+    total,
+    usage,
+)
 
 CACHED_S = 60
 """Sums over months are the same a moment later, and every sign-in of staff ends on this page."""
@@ -118,39 +127,23 @@ def dashboard(chosen: str | None) -> Dashboard:
 def figures(chosen: Range) -> Figures:
     now = timezone.now()
     starts = chosen.starts(now)
-    rows = usage(
-        UsageQuery(
-            start=starts[0],
-            # A request that comes this very moment belongs to it too.
-            end=now + timedelta(seconds=1),
-            width=chosen.width,
-            group_by=("user", "model"),
-        )
-    )
-    midnight = bucket_start(now, "day")
-    today = usage(UsageQuery(start=midnight, end=now + timedelta(seconds=1), group_by=("user",)))
-    sums, users = _buckets(chosen, rows)
+    # A request that comes this very moment belongs to it too.
+    span = UsageQuery(start=starts[0], end=now + timedelta(seconds=1), width=chosen.width)
+    sums: dict[datetime, Usage] = defaultdict(Usage)
+    for row in usage(span):
+        sums[chosen.start_of(row.start)].add(row.usage)
+    users: dict[datetime, set[int]] = defaultdict(set)
+    for start, active in active_users(span).items():
+        users[chosen.start_of(start)] |= active
+    today = usage(replace(span, start=bucket_start(now, "day"), width=None, group_by=("user",)))
     return Figures(
         at=now,
         today=total(today),
         users_today=len(today),
         charts=_charts(chosen, starts, sums, users),
-        users=_named_users(_top(rows, "user")),
-        models=[Top(str(name), used, share) for name, used, share in _top(rows, "model")],
+        users=_named_users(_top(span, "user")),
+        models=[Top(str(name), used, share) for name, used, share in _top(span, "model")],
     )
-
-
-def _buckets(
-    chosen: Range, rows: list[UsageRow]
-) -> tuple[dict[datetime, Usage], dict[datetime, set[int]]]:
-    """For each bucket's start: its sums, and who used it."""
-    sums: dict[datetime, Usage] = defaultdict(Usage)
-    users: dict[datetime, set[int]] = defaultdict(set)
-    for row in rows:
-        start = chosen.start_of(row.start)
-        sums[start].add(row.usage)
-        users[start].add(row.group["user"])
-    return sums, users
 
 
 def _charts(
@@ -201,16 +194,16 @@ def _charts(
     ]
 
 
-def _top(rows: list[UsageRow], by: str) -> list[tuple[object, Usage, int]]:
+def _top(span: UsageQuery, by: Group) -> list[tuple[Any, Usage, int]]:
     """(name, sums, share of the first's tokens in percent) of the busiest, by tokens."""
-    sums: dict[object, Usage] = defaultdict(Usage)
-    for row in rows:
-        sums[row.group[by]].add(row.usage)  # type: ignore[index]
-    ordered = sorted(sums.items(), key=lambda item: (-item[1].total_tokens, -item[1].requests))
-    most = max(ordered[0][1].total_tokens, 1) if ordered else 1
-    return [(name, used, round(100 * used.total_tokens / most)) for name, used in ordered[:TOP]]
+    rows = usage(replace(span, width=None, group_by=(by,)))
+    rows.sort(key=lambda row: (-row.usage.total_tokens, -row.usage.requests))
+    most = max(rows[0].usage.total_tokens, 1) if rows else 1
+    return [
+        (row.group[by], row.usage, round(100 * row.usage.total_tokens / most)) for row in rows[:TOP]
+    ]
 
 
-def _named_users(top: list[tuple[object, Usage, int]]) -> list[Top]:
+def _named_users(top: list[tuple[Any, Usage, int]]) -> list[Top]:
     names = User.objects.in_bulk([pk for pk, _, _ in top])
     return [Top(names[pk].get_username(), used, share) for pk, used, share in top]
