@@ -131,7 +131,7 @@ admin.site.unregister([User, ApiKey])
 @admin.register(User)
 class UserUsageAdmin(GovernedAdmin, UserAdmin):
     list_display = [
-        *("username", "email", "is_active", "is_staff", "last_login", "last_used"),
+        *("username", "email", "is_active", "is_staff", "last_used"),
         *("used_lately", "ways"),
     ]
     actions = [*UserAdmin.actions, "erase_texts"]  # type: ignore[misc]
