@@ -110,6 +110,22 @@ def usage(query: UsageQuery) -> list[UsageRow]:
     ]
 
 
+def active_users(query: UsageQuery) -> dict[datetime, set[int]]:
+    """{bucket: primary keys of those who asked for anything}, of a query with a width. Far cheaper
+    than `usage` by user, for there is nothing to sum up."""
+    assert query.width is not None
+    start, end = hour_of(query.start), hour_of(query.end + HOUR - timedelta(microseconds=1))
+    middle = min(max(folded_until() or start, start), end)
+    hours = UsageHour.objects.filter(hour__gte=start, hour__lt=middle)
+    trunc = _Hour if query.width == "hour" else _Day
+    users: dict[datetime, set[int]] = {}
+    for rows, time in ((hours, "hour"), (begun_within(middle, end), "created_at")):
+        pairs = rows.annotate(bucket=trunc(time, tzinfo=UTC)).order_by()
+        for bucket, user in pairs.values_list("bucket", "user").distinct():
+            users.setdefault(bucket, set()).add(user)
+    return users
+
+
 def total(rows: Iterable[UsageRow]) -> Usage:
     """All rows together."""
     together = Usage()

@@ -1,0 +1,83 @@
+"""The server beneath Django: large answers wait for their readers, and are broken off by errors."""
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.serve.server import PROJECT_DIR, until
+
+PIECE = 64 * 1024
+
+# No Django: what is tried is between an ASGI application and the socket.
+APPLICATION = f"""
+import daphne.server  # installs the reactor
+from llmapi.server import DoorServer, bind
+
+sent = 0
+
+async def application(scope, receive, send):
+    global sent
+    await send({{"type": "http.response.start", "status": 200, "headers": []}})
+    if scope["path"] == "/sent":
+        await send({{"type": "http.response.body", "body": str(sent).encode()}})
+        return
+    while sent < 2000:
+        sent += 1
+        await send({{"type": "http.response.body", "body": b"x" * {PIECE}, "more_body": True}})
+        if scope["path"] == "/broken" and sent >= 3:
+            raise OSError("in the middle")
+    await send({{"type": "http.response.body"}})
+
+listener = bind("127.0.0.1", 0)
+print(listener.getsockname()[1], flush=True)
+DoorServer(application, listener, 1.0).run()
+"""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    command = [sys.executable, "-c", APPLICATION]
+    with subprocess.Popen(
+        command, cwd=PROJECT_DIR, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as server:
+        assert server.stdout is not None
+        port = int(server.stdout.readline())
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+            server.wait(timeout=20)
+
+
+def sent(url: str) -> int:
+    return int(httpx.get(f"{url}/sent").text)
+
+
+def test_a_large_answer_is_made_no_faster_than_it_is_read(url) -> None:
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as reader:
+        reader.sendall(f"GET /all HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        until(lambda: sent(url) >= 8, "the first half megabyte")
+        before = -1
+        while before != (before := sent(url)):
+            time.sleep(0.3)  # until it stands still
+        # Of 125 MB: what the kernel's buffers of both sides take, and a little.
+        assert before < 400
+        got = 0
+        while got < 10 * 1024 * 1024:
+            got += len(reader.recv(1 << 20))
+        until(lambda: sent(url) > before, "more, for there is room again")
+
+
+def test_an_answer_that_fails_in_the_middle_is_not_taken_for_whole(url) -> None:
+    with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
+        httpx.get(f"{url}/broken", timeout=10)
+    # What looks after all connections has outlived it: another one is broken off too.
+    with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
+        httpx.get(f"{url}/broken", timeout=10)
+    assert sent(url) == 4
