@@ -1,7 +1,7 @@
 """What all lists and pages of the history have in common: they are read, and nothing is changed."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
@@ -62,7 +62,7 @@ class HistoryAdmin(admin.ModelAdmin):
     show_facets = admin.ShowFacets.NEVER
     page_template = ""
     # A join would let SQLite begin with the few users, and sort all that they ever asked.
-    list_select_related = ()
+    list_select_related: ClassVar[Any] = ()
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         return super().get_queryset(request).prefetch_related("user", "api_key")
