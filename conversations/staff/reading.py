@@ -64,8 +64,10 @@ class HistoryAdmin(admin.ModelAdmin):
     # A join would let SQLite begin with the few users, and sort all that they ever asked.
     list_select_related: ClassVar[Any] = ()
 
+    shown_with: tuple[str, ...] = ("user", "api_key")
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).prefetch_related("user", "api_key")
+        return super().get_queryset(request).prefetch_related(*self.shown_with)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -141,9 +143,13 @@ class HistoryAdmin(admin.ModelAdmin):
             return queryset.none(), False
         if "\0" in term:  # PostgreSQL has no such character, so nothing is named so.
             return queryset.none(), False
+        return self.found(request, queryset, term), False
+
+    def found(self, request: HttpRequest, queryset: QuerySet[Any], term: str) -> QuerySet[Any]:
+        """What has this id; else, for who may read, what says this."""
         pks = self.with_id(term)
         if pks or not may_read(request):
-            return queryset.filter(pk__in=pks), False
+            return queryset.filter(pk__in=pks)
         found, are_more = selectors.newest_saying(queryset, self.saying(term), self.ordering[0])
         if are_more:
             self.message_user(
@@ -152,7 +158,7 @@ class HistoryAdmin(admin.ModelAdmin):
                 "date to look further back.",
                 messages.INFO,
             )
-        return found, False
+        return found
 
     def with_id(self, term: str) -> list[int]:
         """Primary keys of what has this id."""
