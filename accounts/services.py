@@ -10,11 +10,15 @@ from django.db.models import Q
 from django.utils import timezone
 
 from accounts import keys
-from accounts.models import ApiKey, BudgetPeriod, User
+from accounts.models import ApiKey, BudgetPeriod, Scope, User
 
 ANONYMOUS_USERNAME = "anonymous"
 FIRST_STAFF_USERNAME = "admin"
 LAST_USED_EVERY = timedelta(minutes=1)
+PLAYGROUND_KEYS = 5
+"""Of one user at once: one for each page that is open."""
+
+PLAYGROUND_KEY_LIVES = timedelta(hours=1)
 
 
 def key_create(
@@ -93,6 +97,33 @@ def key_issue(key: ApiKey) -> str:
     key.last_four = parsed.last_four
     key.save(force_insert=True)
     return parsed.text
+
+
+def playground_key_create(user: User) -> str:
+    """A key for chats alone, for an hour, that no list of keys shows; returns its text. Of those
+    that the user has, the newest few go on working.
+
+    Raises ValidationError for the anonymous user and for one who is not active.
+    """
+    if not user.is_active:
+        raise ValidationError("This account is not active.")
+    now = timezone.now()
+    key = ApiKey(
+        user=user,
+        name="playground",
+        expires_at=now + PLAYGROUND_KEY_LIVES,
+        scopes=[Scope.CHAT.value],
+        created_by=user,
+        for_playground=True,
+    )
+    with transaction.atomic():
+        text = key_issue(key)
+        alive = ApiKey.objects.filter(
+            user=user, for_playground=True, revoked_at=None, expires_at__gt=now
+        )
+        kept = alive.order_by("-pk").values_list("pk", flat=True)[:PLAYGROUND_KEYS]
+        alive.exclude(pk__in=[*kept]).update(revoked_at=now)
+    return text
 
 
 def key_revoke(key: ApiKey) -> bool:

@@ -74,6 +74,9 @@ class ServerSettings(BaseSettings):
     engine: Literal["local", "echo"] = Field(
         "local", description="`echo` answers with the prompt: for trying clients and the web tier."
     )
+    echo_delay_ms: int = Field(
+        0, ge=0, le=60_000, description="Milliseconds that `echo` waits before each word."
+    )
     model_name: str | None = Field(
         None, min_length=1, max_length=200, description="Model id shown to clients."
     )
