@@ -10,7 +10,6 @@ from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.urls import reverse
-from django.utils.translation import gettext as _
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
@@ -58,7 +57,7 @@ def new_key(request: HttpRequest) -> HttpResponse:
     """`{"key", "expires_in"}` (seconds), for the page's script. It is in no other answer."""
     user = request.user
     if not isinstance(user, User):
-        return json_error(SignedOut(_("You are signed out.")))
+        return json_error(SignedOut("You are signed out."))
     try:
         text = playground_key_create(user)
     except ValidationError as error:
