@@ -1,5 +1,5 @@
-"""One Chromium and one server for all tests here. The server echoes, a word every few milliseconds, so
-that answers say what the tests want them to say and can be stopped on their way."""
+"""One Chromium and one server for all tests here. The server echoes, a word every few milliseconds,
+so that answers say what the tests want them to say, and can be stopped on their way."""
 
 import sqlite3
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""All pages in a real browser: two users who see nothing of each other, two languages, two widths."""
+"""All pages in a real browser: two users who see nothing of each other, two languages, a phone."""
 
 import re
 
