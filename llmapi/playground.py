@@ -63,10 +63,8 @@ def new_key(request: HttpRequest) -> HttpResponse:
     except ValidationError as error:
         refusal = ApiError(" ".join(error.messages), code="no_key")
         return json_error(refusal)
-    return JsonResponse(
-        {"key": text, "expires_in": int(PLAYGROUND_KEY_LIVES.total_seconds())},
-        headers={"Cache-Control": "no-store"},
-    )
+    lives_s = int(PLAYGROUND_KEY_LIVES.total_seconds())
+    return JsonResponse({"key": text, "expires_in": lives_s})
 
 
 def served_models() -> list[dict[str, Any]]:

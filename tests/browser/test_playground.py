@@ -208,7 +208,7 @@ def test_the_code_shown_makes_the_same_request(alice, server) -> None:
     alice.fill("temperature", "0.5")
     alice.fill("top_k", "7")
     alice.js("document.getElementById('model').value = 'gpt-4'")
-    alice.write("It's \"quoted\" \\ and 中文\nwith lines")
+    alice.write('It\'s "quoted" \\ and 中文\nwith lines')
     alice.click("#show-code")
     key = server.new_key("programmer")
     curl = alice.texts("#code-curl")[0].replace("YOUR_API_KEY", key)
@@ -222,7 +222,7 @@ def test_the_code_shown_makes_the_same_request(alice, server) -> None:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(python, {})
-    assert printed.getvalue() == "It's \"quoted\" \\ and 中文\nwith lines"
+    assert printed.getvalue() == 'It\'s "quoted" \\ and 中文\nwith lines'
 
 
 def test_scrolling_up_is_not_fought(alice) -> None:
