@@ -159,3 +159,17 @@ def first_staff_create() -> tuple[User, str, str] | None:
     except IntegrityError:
         return None
     return user, password, key
+
+
+def user_retire(user: User) -> int:
+    """Deactivates a user for good: no sign-in, no key, no e-mail address, no name but the user
+    name. Keys lose their names. Returns how many keys are revoked by it."""
+    now = timezone.now()
+    with transaction.atomic():
+        user.is_active = False
+        user.email = user.first_name = user.last_name = ""
+        user.set_unusable_password()
+        user.save(update_fields=["is_active", "email", "first_name", "last_name", "password"])
+        revoked = user.api_keys.filter(revoked_at=None).update(revoked_at=now)
+        user.api_keys.update(name="")
+    return revoked

@@ -178,6 +178,22 @@ class ServerSettings(BaseSettings):
         "it, all who come through a proxy count as one address when sign-ins are throttled.",
     )
 
+    # ---- what is kept ---------------------------------------------------------------------------
+    keep_text_days: int | None = Field(
+        None,
+        ge=1,
+        le=36500,
+        description="Prompts, answers and conversations older than this are erased, once an hour. "
+        "Default: kept for ever.",
+    )
+    keep_usage_days: int | None = Field(
+        None,
+        ge=1,
+        le=36500,
+        description="Requests older than this are deleted, and what was used with them. At least "
+        "LLMAPI_KEEP_TEXT_DAYS. Default: kept for ever.",
+    )
+
     # ---- the ground -----------------------------------------------------------------------------
     var_dir: Path = Field(
         PROJECT_DIR / "var", description="Database, secret key, converted models, locks."
@@ -217,6 +233,17 @@ class ServerSettings(BaseSettings):
         if self.max_batch > self.step_tokens:
             raise ValueError(
                 "LLMAPI_MAX_BATCH may be LLMAPI_STEP_TOKENS at most: each sequence needs a token"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def texts_go_before_usage(self) -> Self:
+        if self.keep_usage_days is not None and (
+            self.keep_text_days is None or self.keep_text_days > self.keep_usage_days
+        ):
+            raise ValueError(
+                "LLMAPI_KEEP_USAGE_DAYS needs LLMAPI_KEEP_TEXT_DAYS, at most as many: no text "
+                "stays without its request"
             )
         return self
 

@@ -16,7 +16,7 @@ from django.db.models import BooleanField, Exists, ExpressionWrapper, OuterRef, 
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from conversations import lockfile, rows, tree
+from conversations import folding, lockfile, rows, tree
 from conversations.jsontext import JSONValue
 from conversations.models import Completion, CompletionContent, Conversation, ServerProcess
 from conversations.tree import ChoiceEnd, NewMessage
@@ -68,6 +68,7 @@ class CompletionEnd:
     """How a request ended. `choices` hold what was said, be it a part; () for embeddings.
 
     Times are milliseconds since the request was accepted. `error`: a sentence for its owner.
+    `cached_tokens`: those of the prompt that were not computed again.
     """
 
     status: Completion.Status
@@ -77,6 +78,7 @@ class CompletionEnd:
     first_token_ms: int | None
     duration_ms: int | None
     error: str = ""
+    cached_tokens: int = 0
 
 
 def completion_start(new: NewCompletion) -> int:
@@ -148,7 +150,8 @@ def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
     """Gives a request its end. A chat's answers, in part too, become messages below its head.
 
     May be called again, and after a sweep has taken the process for dead: the later end is the true
-    one, it replaces texts and status and never adds a message for the same choice.
+    one, it replaces texts and status and never adds a message for the same choice. Of a request
+    that was erased meanwhile no text is kept.
     Raises Completion.DoesNotExist.
     """
     with write_transaction():
@@ -156,6 +159,8 @@ def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
         if completion is None:
             raise Completion.DoesNotExist
         _end(completion, end)
+        if completion.status != Completion.Status.RUNNING:
+            folding.hour_refold(completion.pk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,11 +171,15 @@ class _Locked:
     status: str
     conversation_pk: int | None
     head_pk: int | None
+    is_erased: bool
 
 
 def _lock(completion_pk: int) -> _Locked | None:
-    row = rows.read_locked(Completion, completion_pk, "status", "conversation", "head")
-    return None if row is None else _Locked(completion_pk, *row)
+    row = rows.read_locked(Completion, completion_pk, "status", "conversation", "head", "erased_at")
+    if row is None:
+        return None
+    status, conversation_pk, head_pk, erased_at = row
+    return _Locked(completion_pk, status, conversation_pk, head_pk, erased_at is not None)
 
 
 def _end(completion: _Locked, end: CompletionEnd) -> None:
@@ -182,11 +191,14 @@ def _end(completion: _Locked, end: CompletionEnd) -> None:
         finish_reason=(end.choices[0].finish_reason or "") if end.choices else "",
         prompt_tokens=end.prompt_tokens,
         completion_tokens=end.completion_tokens,
+        cached_tokens=end.cached_tokens,
         first_token_ms=end.first_token_ms,
         duration_ms=end.duration_ms,
-        error=end.error[:ERROR_LENGTH],
+        error="" if completion.is_erased else end.error[:ERROR_LENGTH],
         finished_at=now,
     )
+    if completion.is_erased:
+        return
     output = _output(end.choices)
     if completion.head_pk is not None:
         tree.put_answers(
@@ -292,6 +304,7 @@ def _interrupt(completion_pk: int) -> bool:
                 choices=choices,
                 prompt_tokens=completion.prompt_tokens,
                 completion_tokens=completion.completion_tokens,
+                cached_tokens=completion.cached_tokens,
                 first_token_ms=completion.first_token_ms,
                 duration_ms=None,
                 error=INTERRUPTED_ERROR,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import connection
+from django.db.models import Q
 
 from conversations import chain, rows
 from conversations.jsontext import JSONValue
@@ -67,9 +68,12 @@ def place_input(
     """
     hashes = chain.hashes(user_id, ((m.role, m.name, m.content) for m in messages))
     match = _deepest_answer(messages, hashes) if match_history else None
+    known = None
     if match is not None and _lock_conversation(match.conversation_pk, user_id):
+        known = _stored_inputs(match, hashes[match.depth + 1 :])
+    if match is not None and known is not None:
         conversation_pk, parent_pk, depth = match.conversation_pk, match.pk, match.depth + 1
-        for known_pk in _stored_inputs(conversation_pk, hashes[depth:]):
+        for known_pk in known:
             parent_pk, depth = known_pk, depth + 1
         if depth == len(messages):
             return Place(conversation_pk, parent_pk)
@@ -184,19 +188,26 @@ def _lock_conversation(conversation_pk: int, user_id: int) -> bool:
     return bool(conversations.filter(pk=conversation_pk, user_id=user_id).values_list("pk"))
 
 
-def _stored_inputs(conversation_pk: int, hashes: Sequence[str]) -> Iterator[int]:
+def _stored_inputs(match: Match, hashes: Sequence[str]) -> list[int] | None:
     """The primary keys of those inputs that are stored already: a beginning of `hashes`, for a hash
-    is stored only below its parent."""
-    for wanted in _in_portions(hashes):
-        stored = dict(
+    is stored only below its parent. None: the match itself was erased before the lock was ours.
+    """
+    known: list[int] = []
+    for wanted in list(_in_portions(hashes)) or [()]:
+        found = list(
             Message.objects.filter(
-                conversation_id=conversation_pk, chain_hash__in=wanted, choice_index__isnull=True
-            ).values_list("chain_hash", "pk")
+                Q(chain_hash__in=wanted, choice_index__isnull=True) | Q(pk=match.pk),
+                conversation_id=match.conversation_pk,
+            ).values_list("pk", "chain_hash", "choice_index")
         )
+        if match.pk not in {pk for pk, _, _ in found}:
+            return None
+        stored = {chain_hash: pk for pk, chain_hash, index in found if index is None}
         for chain_hash in wanted:
             if chain_hash not in stored:
-                return
-            yield stored[chain_hash]
+                return known
+            known.append(stored[chain_hash])
+    return known
 
 
 def _stored_answers(completion_pk: int) -> dict[int, int]:

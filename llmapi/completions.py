@@ -148,6 +148,7 @@ class Outcome:
             ),
             prompt_tokens=self.prepared.prompt_tokens,
             completion_tokens=self.completion_tokens,
+            cached_tokens=self.cached_tokens,
             first_token_ms=self.first_token_ms,
             duration_ms=self.elapsed_ms,
             error=error,

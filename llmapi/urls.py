@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from llmapi import adapter_views, views
+from llmapi import adapter_views, usage_views, views
 
 urlpatterns = [
     path("v1/chat/completions", views.ChatCompletionsView.as_view()),
@@ -11,6 +11,7 @@ urlpatterns = [
     path("v1/models", views.ModelsView.as_view()),
     # path: hub ids have a slash in them
     path("v1/models/<path:model>", views.ModelView.as_view()),
+    path("v1/usage", usage_views.UsageView.as_view()),
     path("v1/admin/adapters", adapter_views.AdaptersView.as_view()),
     path("v1/admin/adapters/<path:name>", adapter_views.AdapterView.as_view()),
     path("health", views.HealthView.as_view()),

@@ -17,6 +17,7 @@ ROUTES = [
     ("POST", "/v1/embeddings"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/reciter"),
+    ("GET", "/v1/usage"),
     ("GET", "/v1/admin/adapters"),
     ("POST", "/v1/admin/adapters"),
 ]
@@ -111,6 +112,7 @@ async def test_the_openapi_document_covers_every_route(served):
         "/v1/embeddings",
         "/v1/models",
         "/v1/models/{model}",
+        "/v1/usage",
         "/v1/admin/adapters",
         "/v1/admin/adapters/{name}",
         "/health",
