@@ -1,6 +1,9 @@
 """The audit log: what somebody did to another's things. Only ever appended."""
 
+import ipaddress
 from typing import Any
+
+from django.http import HttpRequest
 
 from accounts.models import AuditEvent, User
 
@@ -26,3 +29,22 @@ def record(
         detail=detail or {},
         address=address,
     )
+
+
+def record_for(
+    request: HttpRequest, action: AuditEvent.Action, target: str, **detail: Any
+) -> AuditEvent:
+    """`record` for whoever is signed in, with the address that they come from. Before the deed: one
+    that cannot be recorded is not done."""
+    assert isinstance(request.user, User)
+    return record(action, target, actor=request.user, detail=detail, address=address_of(request))
+
+
+def address_of(request: HttpRequest) -> str | None:
+    """The other end of the connection, as daphne tells it. None where there is none (a Unix
+    socket)."""
+    text = request.META.get("REMOTE_ADDR") or ""
+    try:
+        return str(ipaddress.ip_address(text.partition("%")[0]))  # no zone: PostgreSQL knows none
+    except ValueError:
+        return None

@@ -212,7 +212,8 @@ def _end(completion: _Locked, end: CompletionEnd) -> None:
         output = []
     rows.update(CompletionContent, completion.pk, output=output)
     if completion.conversation_pk is not None:
-        rows.update(Conversation, completion.conversation_pk, updated_at=now)
+        # What was reviewed has gone on: it is to be looked at again.
+        rows.update(Conversation, completion.conversation_pk, updated_at=now, reviewed_at=None)
 
 
 def _output(choices: tuple[ChoiceEnd, ...]) -> list[JSONValue]:
