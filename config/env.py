@@ -179,6 +179,11 @@ class ServerSettings(BaseSettings):
     )
 
     # ---- what is kept ---------------------------------------------------------------------------
+    users_may_delete: bool = Field(
+        True,
+        description="Whether users may delete their own conversations and requests. The usage of "
+        "what is deleted stays.",
+    )
     keep_text_days: int | None = Field(
         None,
         ge=1,
