@@ -109,7 +109,10 @@ def passages(conversation_pks: Collection[int], words: tuple[str, ...]) -> dict[
     rows = Message.objects.filter(pk__in=hits).values_list(
         "pk", Substr(text, Greatest(at - PASSAGE // 3, Value(1)), PASSAGE)
     )
-    return {hits[pk]: around(fragment) for pk, fragment in rows}
+    return {
+        hits[pk]: around(fragment) + "…" if len(fragment) == PASSAGE else around(fragment).rstrip(']"')
+        for pk, fragment in rows
+    }
 
 
 def with_excerpts(completions: QuerySet[Completion]) -> QuerySet[Completion]:
@@ -123,7 +126,8 @@ def with_excerpts(completions: QuerySet[Completion]) -> QuerySet[Completion]:
 def excerpt(completion: Any) -> str:
     """Of a completion `with_excerpts`: the first words of what was asked."""
     stored = completion.head_start or completion.prompt_start or ""
-    return around(stored.lstrip('["'), is_start=True)
+    line = around(stored.lstrip('["').replace('", "', " / "), is_start=True)
+    return f"{line}…" if len(stored) == EXCERPT else line.rstrip(']"')
 
 
 def models_of(user: Any) -> list[str]:
@@ -150,9 +154,7 @@ def around(fragment: str, is_start: bool = False) -> str:
     else:
         head, space, rest = line.partition(" ")
         line = "… " + (rest if space and len(head) < 20 else line)
-    if len(fragment) in (PASSAGE, EXCERPT):
-        return line.rstrip() + "…"
-    return line.rstrip(']"')
+    return line
 
 
 def highlighted(text: str, words: Collection[str]) -> Iterator[tuple[str, bool]]:

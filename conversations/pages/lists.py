@@ -33,7 +33,9 @@ def conversations(request: HttpRequest) -> HttpResponse:
         passages = own.passages(pks, wanted.words) if pks else {}
         for row in found.rows:
             row.summary = summaries[row.pk]
-            row.passage = [*own.highlighted(passages.get(row.pk, ""), wanted.words)]
+            passage = passages.get(row.pk, "")
+            if passage.strip("… ") not in row.title:  # else it says nothing new
+                row.passage = [*own.highlighted(passage, wanted.words)]
     return render(request, "conversations/history.html", context(request, form, found))
 
 

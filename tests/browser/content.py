@@ -90,7 +90,7 @@ def fill(username: str) -> None:
         Completion.objects.filter(pk=pk).update(created_at=at)
         row = Completion.objects.get(pk=pk)
         if row.conversation_id:
-            Conversation.objects.filter(pk=row.conversation_id).update(updated_at=at)
+            Conversation.objects.filter(pk=row.conversation_id).update(created_at=at, updated_at=at)
             Message.objects.filter(conversation=row.conversation_id).update(created_at=at)
         return row
 
