@@ -4,13 +4,13 @@
 Each app of the house has its own catalogue, `<app>/locale/zh_Hans/LC_MESSAGES/django.po`.
 """
 
+import struct
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 from babel.messages import Catalog
 from babel.messages.extract import DEFAULT_KEYWORDS, extract
-from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
 from django.conf import settings
 from django.utils.translation.template import templatize
@@ -55,7 +55,7 @@ def sentences(app: str) -> Catalog:
             flags = ["python-format"] if "%(" in str(message) else []
             found.add(
                 message,
-                locations=[(place, None)],
+                locations=[(place, 0)],
                 auto_comments=comments,
                 context=context,
                 flags=flags,
@@ -85,28 +85,55 @@ def updated(app: str) -> Catalog:
 
 def untranslated(catalogue: Catalog) -> list[str]:
     """The sentences that have no translation, or not one for each plural."""
-    missing = []
+    missing: list[str] = []
     for message in catalogue:
         strings = message.string if isinstance(message.string, tuple) else (message.string,)
         if message.id and not (strings and all(strings)):
-            missing.append(message.id[0] if isinstance(message.id, tuple) else message.id)
+            missing.append(message.id if isinstance(message.id, str) else message.id[0])
     return missing
 
 
-def po_bytes(catalogue: Catalog) -> bytes:
-    """The same for the same sentences, whenever it is made."""
-    file = BytesIO()
-    write_po(file, catalogue, omit_header=True, sort_output=True, width=100)
-    header = (
-        'msgid ""\nmsgstr ""\n"Language: zh_Hans\\n"\n"MIME-Version: 1.0\\n"\n'
-        '"Content-Type: text/plain; charset=utf-8\\n"\n"Content-Transfer-Encoding: 8bit\\n"\n'
-        f'"Plural-Forms: {catalogue.plural_forms}\\n"\n\n'
+def header(catalogue: Catalog) -> str:
+    """Nothing that changes by itself: no date, and no version of what wrote it."""
+    lines = (
+        "Language: zh_Hans",
+        "MIME-Version: 1.0",
+        "Content-Type: text/plain; charset=utf-8",
+        "Content-Transfer-Encoding: 8bit",
+        f"Plural-Forms: {catalogue.plural_forms}",
     )
-    return header.encode() + file.getvalue()
+    return "".join(f"{line}\n" for line in lines)
 
 
-def mo_bytes(po: bytes) -> bytes:
-    """What Django reads, of a .po."""
+def po_bytes(catalogue: Catalog) -> bytes:
+    """The catalogue for translators; the same for the same sentences, whenever it is made."""
     file = BytesIO()
-    write_mo(file, read_po(BytesIO(po), locale=LOCALE))
-    return file.getvalue()
+    write_po(file, catalogue, omit_header=True, sort_output=True, include_lineno=False, width=100)
+    lines = header(catalogue).splitlines()
+    first = "".join(f'"{line}\\n"\n' for line in lines)
+    return f'msgid ""\nmsgstr ""\n{first}\n'.encode() + file.getvalue()
+
+
+def mo_bytes(catalogue: Catalog) -> bytes:
+    """The catalogue for Django, in gettext's binary format: two tables of (length, offset), sorted
+    by the originals, and the texts that they point to."""
+    texts = {b"": header(catalogue).encode()}
+    for message in catalogue:
+        if not message.id or not message.string:
+            continue
+        original = message.id if isinstance(message.id, str) else "\0".join(message.id)
+        strings = message.string if isinstance(message.string, str) else "\0".join(message.string)
+        context = f"{message.context}\4" if message.context else ""
+        texts[f"{context}{original}".encode()] = strings.encode()
+    originals = sorted(texts)
+    begin = 28
+    offset = begin + 16 * len(originals)
+    tables, body = [], b""
+    for column in (originals, [texts[original] for original in originals]):
+        for text in column:
+            tables.append(struct.pack("<2I", len(text), offset + len(body)))
+            body += text + b"\0"
+    magic = struct.pack(
+        "<7I", 0x950412DE, 0, len(originals), begin, begin + 8 * len(originals), 0, offset
+    )
+    return magic + b"".join(tables) + body

@@ -167,8 +167,9 @@ class ServerSettings(BaseSettings):
     public_url: str | None = Field(
         None,
         pattern=r"^https?://[^/?#\s]+/?$",
-        description="Address at which users reach this server, for the links that commands print: "
-        "`https://llm.example.org`. Default: http, with the host and port above.",
+        description="Address at which users reach this server: `https://llm.example.org`. For the "
+        "examples on pages, and for links that commands print. Default: where a page was reached, "
+        "and http with the host and port above.",
     )
     proxies: int = Field(
         0,
@@ -197,6 +198,28 @@ class ServerSettings(BaseSettings):
         le=36500,
         description="Requests older than this are deleted, and what was used with them. At least "
         "LLMAPI_KEEP_TEXT_DAYS. Default: kept for ever.",
+    )
+
+    # ---- limits of users that have none of their own ---------------------------------------------
+    default_requests_per_minute: int | None = Field(
+        None,
+        ge=0,
+        description="Requests of one user within 60 seconds, over all keys. Default: no limit.",
+    )
+    default_tokens_per_minute: int | None = Field(
+        None,
+        ge=0,
+        description="Tokens of one user, of prompts and answers, within 60 seconds. "
+        "Default: no limit.",
+    )
+    default_concurrent_requests: int | None = Field(
+        None, ge=0, description="Requests of one user at once. Default: no limit."
+    )
+    default_token_budget: int | None = Field(
+        None, ge=0, description="Tokens of one user in a day or a month. Default: no limit."
+    )
+    default_token_budget_period: Literal["day", "month"] = Field(
+        "month", description="What that budget is for: a day or a calendar month, in UTC."
     )
 
     # ---- the ground -----------------------------------------------------------------------------
@@ -230,7 +253,8 @@ class ServerSettings(BaseSettings):
     redis_url: str | None = Field(
         None,
         validation_alias="REDIS_URL",
-        description="Not used yet: limits across processes come with it.",
+        description="`redis://HOST:PORT/NUMBER`, of a Redis database that nothing else uses: "
+        "limits then hold for all server processes together. Default: for each process.",
     )
 
     @model_validator(mode="after")
@@ -302,6 +326,13 @@ class ServerSettings(BaseSettings):
                 raise ValueError("must be a PostgreSQL (postgres://) or SQLite (sqlite:///) URL")
         return value
 
+    @field_validator("redis_url")
+    @classmethod
+    def is_redis_url(cls, value: str | None) -> str | None:
+        if value is not None and value.partition("://")[0] not in ("redis", "rediss", "unix"):
+            raise ValueError("must be a URL such as redis://127.0.0.1:6379/0")
+        return value
+
     @field_validator("engine", "dtype", "log_level", "prompt_template", mode="before")
     @classmethod
     def strip_space(cls, value: object) -> object:
@@ -345,7 +376,11 @@ def explain(error: ValidationError) -> str:
         field = str(problem["loc"][0])
         name = variable_name(field) if field in ServerSettings.model_fields else field
         message = problem["msg"].removeprefix("Value error, ")
-        shown = "" if name in ("SECRET_KEY", "DATABASE_URL") else f" (it is {problem['input']!r})"
+        shown = (
+            ""
+            if name in ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
+            else f" (it is {problem['input']!r})"
+        )
         sentences.append(f"llmapi: {name}: {message[:1].lower()}{message[1:]}{shown}")
     return "\n".join(sentences)
 

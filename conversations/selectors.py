@@ -3,9 +3,10 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet, Sum, TextField
+from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Sum, TextField
 from django.db.models.functions import Cast
 
 from conversations.jsontext import JSONValue, as_stored, canonical
@@ -181,6 +182,19 @@ def recent_models() -> list[str]:
     """Names of the models of the last 5,000 requests: a filter's choices, without a full scan."""
     recent = Completion.objects.order_by("-pk").values_list("model", flat=True)[:5000]
     return sorted(set(recent))
+
+
+def tokens_used_since(
+    start: datetime, *, user_id: int | None = None, api_key_id: int | None = None
+) -> int:
+    """Tokens, of prompts and answers, of the requests of a user or of a key that began at `start`
+    or later and have ended."""
+    of_whom = {"user": user_id} if api_key_id is None else {"api_key": api_key_id}
+    ended = Completion.objects.filter(created_at__gte=start, **of_whom).exclude(
+        status=Completion.Status.RUNNING
+    )
+    total = ended.aggregate(total=Sum(F("prompt_tokens") + F("completion_tokens")))["total"]
+    return total or 0
 
 
 def readable(content: JSONValue) -> str:

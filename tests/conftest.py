@@ -2,14 +2,16 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+import redis
 from django.conf import settings
 from django.db import connection
 
 from accounts.models import User
 from tests.environment import FOLDER, ON_POSTGRES
+from tests.redis_server import RedisServer, why_no_redis
 
 if ON_POSTGRES:
     # A name of its own, so that several runs may share one server.
@@ -17,6 +19,26 @@ if ON_POSTGRES:
 else:
     # A file, as in production: Django's in-memory database fails with several threads.
     settings.DATABASES["default"].setdefault("TEST", {})["NAME"] = str(FOLDER / "test.sqlite3")
+
+
+@pytest.fixture(scope="session")
+def running_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    if reason := why_no_redis():
+        pytest.skip(reason)
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def redis_server(running_redis: RedisServer) -> RedisServer:
+    """Empty; a test may stop it, or stop it and start it again."""
+    if running_redis.process is None:
+        running_redis.start()
+    with redis.Redis.from_url(running_redis.url) as client:
+        client.flushall()
+    return running_redis
 
 
 @pytest.fixture

@@ -3,13 +3,13 @@
 from typing import Any
 
 from django.contrib import messages
-from django.contrib.auth.models import AbstractBaseUser
 from django.contrib.auth.views import PasswordChangeView, PasswordResetConfirmView
 from django.http import HttpResponse
 from django.urls import reverse_lazy
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext_lazy as _
 
+from accounts.models import User
 from accounts.pages.access import page
 from accounts.services import ANONYMOUS_USERNAME
 
@@ -36,8 +36,8 @@ class PasswordByLink(PasswordResetConfirmView):
     template_name = "accounts/password_link.html"
     success_url = reverse_lazy("sign_in")
 
-    def get_user(self, uidb64: str) -> AbstractBaseUser | None:
-        user: Any = super().get_user(uidb64)
+    def get_user(self, uidb64: str) -> User | None:
+        user = super().get_user(uidb64)
         if user is None or not user.is_active or user.username == ANONYMOUS_USERNAME:
             return None
         return user

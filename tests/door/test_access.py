@@ -128,4 +128,4 @@ async def test_the_docs_page_loads_nothing_from_elsewhere(served):
     page = (await nobody.get("/docs/")).body.decode()
     assert "swagger-ui" in page
     assert "https://" not in page
-    assert (await nobody.get("/")).headers["location"] == "/docs/"
+    assert (await nobody.get("/")).headers["location"] == "/sign-in/?next=/"

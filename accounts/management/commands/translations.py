@@ -26,8 +26,8 @@ class Command(BaseCommand):
             path = translations.catalogue_path(app)
             if not len(catalogue) and not path.exists():
                 continue
-            po = translations.po_bytes(catalogue)
-            for file, fresh in ((path, po), (path.with_suffix(".mo"), translations.mo_bytes(po))):
+            po, mo = translations.po_bytes(catalogue), translations.mo_bytes(catalogue)
+            for file, fresh in ((path, po), (path.with_suffix(".mo"), mo)):
                 if file.exists() and file.read_bytes() == fresh:
                     continue
                 if check:
