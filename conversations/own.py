@@ -110,7 +110,9 @@ def passages(conversation_pks: Collection[int], words: tuple[str, ...]) -> dict[
         "pk", Substr(text, Greatest(at - PASSAGE // 3, Value(1)), PASSAGE)
     )
     return {
-        hits[pk]: around(fragment) + "…" if len(fragment) == PASSAGE else around(fragment).rstrip(']"')
+        hits[pk]: around(fragment) + "…"
+        if len(fragment) == PASSAGE
+        else around(fragment).rstrip(']"')
         for pk, fragment in rows
     }
 

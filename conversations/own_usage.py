@@ -163,18 +163,18 @@ def _charts(
         return [over_time(name, values[name], field) for name in series]
 
     ended_badly = [
-        over_time(_("failed"), together, "failed"),
-        over_time(_("cancelled"), together, "cancelled"),
+        over_time(_("Failed"), together, "failed"),
+        over_time(_("Cancelled"), together, "cancelled"),
     ]
     return [
         chart(_("Requests"), "", of_groups("requests")),
-        chart(_("Tokens, in and out"), "", of_groups("total_tokens")),
+        chart(_("Tokens"), "", of_groups("total_tokens")),
         chart(
-            _("Tokens by direction"),
+            _("Tokens in and out"),
             "",
             [
-                over_time(_("in"), together, "prompt_tokens"),
-                over_time(_("out"), together, "completion_tokens"),
+                over_time(_("Tokens in"), together, "prompt_tokens"),
+                over_time(_("Tokens out"), together, "completion_tokens"),
             ],
         ),
         chart(_("Failed and cancelled requests"), "", ended_badly),

@@ -2,10 +2,16 @@
 
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
+from django.utils import timezone
 
-from accounts.models import User
+from accounts.models import ApiKey, User
 from accounts.pages.access import page
+from accounts.pages.allowances import Allowance, account_holder, allowances, key_holder
+from accounts.pages.keys import own_keys
 from conversations import own_usage
+
+MOST_KEYS = 10
+"""Whose limits are shown: each is looked up by itself. All keys are on their own page."""
 
 
 @page
@@ -25,5 +31,14 @@ def usage(request: HttpRequest) -> HttpResponse:
         "chosen_name": own_usage.RANGES[chosen].name,
         "by": by,
         "by_name": own_usage.GROUPS[by][1],
+        "own_limits": allowances(account_holder(user)),
+        "key_limits": key_limits(user),
     }
     return render(request, "conversations/usage.html", context)
+
+
+def key_limits(user: User) -> list[tuple[ApiKey, list[Allowance]]]:
+    """The newest usable keys that have limits of their own, and what is used of these."""
+    usable = own_keys(user).filter(revoked_at=None).exclude(expires_at__lte=timezone.now())
+    limited = [(key, holder) for key in usable if (holder := key_holder(key)) is not None]
+    return [(key, allowances(holder)) for key, holder in limited[:MOST_KEYS]]
