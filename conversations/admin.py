@@ -35,9 +35,9 @@ from conversations.staff.pruning import PrunedAdmin
 from conversations.staff.reading import (
     ShallowPaginator,
     badge,
-    key_shown,
     may_export,
     may_read,
+    owner_shown,
     time_shown,
 )
 from conversations.staff.reviewing import ReviewedAdmin, may_review
@@ -67,8 +67,7 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
         "public_id",
         "last_status",
         "review_shown",
-        "user",
-        "key",
+        "owner",
         "models",
         "messages_count",
         "tokens",
@@ -156,9 +155,9 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
     def review_shown(self, conversation: Any) -> SafeString:
         return review_badge(conversation)
 
-    @admin.display(description="key")
-    def key(self, conversation: Conversation) -> str:
-        return key_shown(conversation.api_key)
+    @admin.display(description="user, key", ordering="user")
+    def owner(self, conversation: Conversation) -> SafeString:
+        return owner_shown(conversation)
 
     @admin.display(description="model")
     def models(self, conversation: Any) -> str:
@@ -168,7 +167,7 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
     def messages_count(self, conversation: Any) -> int:
         return conversation.summary.messages
 
-    @admin.display(description="tokens in + out")
+    @admin.display(description="tokens")
     def tokens(self, conversation: Any) -> str:
         return f"{conversation.summary.prompt_tokens} + {conversation.summary.completion_tokens}"
 
@@ -178,7 +177,7 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
 
     @admin.display(description="updated", ordering="updated_at")
     def updated(self, conversation: Conversation) -> str:
-        return time_shown(conversation.updated_at)
+        return time_shown(conversation.updated_at, seconds=False)
 
     class Media:
         css = {"all": ["conversations/history.css"]}
@@ -191,8 +190,7 @@ class CompletionAdmin(PrunedAdmin, ErasedCompletions, ExportedAdmin):
         "status_shown",
         "created",
         "kind",
-        "user",
-        "key",
+        "owner",
         "model",
         "tokens",
         "duration",
@@ -253,9 +251,9 @@ class CompletionAdmin(PrunedAdmin, ErasedCompletions, ExportedAdmin):
     def export_lines(self, rows: QuerySet[Completion]) -> Any:
         return exporting.completions_csv(rows)
 
-    @admin.display(description="key")
-    def key(self, completion: Completion) -> str:
-        return key_shown(completion.api_key)
+    @admin.display(description="user, key", ordering="user")
+    def owner(self, completion: Completion) -> SafeString:
+        return owner_shown(completion)
 
     @admin.display(description="tokens in + out")
     def tokens(self, completion: Completion) -> str:

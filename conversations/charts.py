@@ -18,8 +18,8 @@ from django.utils.translation import gettext as _
 Kind = Literal["bars", "lines"]
 Point = tuple[datetime, float | None]
 
-WIDTH, HEIGHT = 560, 200
-LEFT, RIGHT, TOP, BOTTOM = 46, 8, 10, 24
+WIDTH, HEIGHT = 390, 170
+LEFT, RIGHT, TOP, BOTTOM = 40, 4, 8, 22
 ROWS = 4
 LABEL_WIDTH = 64
 """What a label below the axis takes, with some room to the next."""
@@ -144,8 +144,10 @@ def _totals(chart: Chart) -> Iterable[float]:
 
 def _round_up(value: float) -> float:
     """To a number that ROWS divide well: the axis ends there."""
-    if value <= ROWS:
-        return float(ROWS) if value > 0 else 1.0
+    if value <= 0:
+        return 1.0
+    if value <= 3 * ROWS:
+        return ROWS * math.ceil(value / ROWS)
     size = 10 ** math.floor(math.log10(value))
     return next(m * size for m in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8, 10) if m * size >= value)
 
@@ -172,7 +174,7 @@ def _times(chart: Chart, x: Callable[[int], float], step: float) -> Iterable[Saf
         if shown != before and x(index) >= LEFT + 8:
             yield format_html(
                 '<text class="chart-time" x="{}" y="{}" text-anchor="middle">{}</text>',
-                *(round(at, 1), chart.height - 8, shown),
+                *(round(at, 1), chart.height - 6, shown),
             )
         before = shown
 

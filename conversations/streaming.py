@@ -1,7 +1,7 @@
 """Long answers of Django's views, made piece by piece."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from django.db import connections
@@ -18,10 +18,9 @@ def streamed(lines: Iterable[str], *, content_type: str, filename: str) -> Strea
     server breaks off the connection: what came is never taken for the whole.
     """
     response = StreamingHttpResponse(
-        on_a_thread(in_pieces(lines)), content_type=f"{content_type}; charset=utf-8"
+        OnAThread(in_pieces(lines)), content_type=f"{content_type}; charset=utf-8"
     )
     response["Content-Disposition"] = f'attachment; filename="{filename}"'
-    response["Cache-Control"] = "no-store"
     return response
 
 
@@ -38,21 +37,39 @@ def in_pieces(lines: Iterable[str]) -> Iterator[bytes]:
     yield b"".join(piece)
 
 
-async def on_a_thread(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+class OnAThread:
     """The same pieces, made on a thread of their own, each when the one before has been sent.
 
-    Django would gather a plain iterator whole, in memory, before serving it asynchronously.
+    Django would gather a plain iterator whole, in memory, before serving it asynchronously. It
+    calls `close` when the answer is over, also when the client left; the thread then ends its
+    query, and itself, without being waited for.
     """
-    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="export")
-    loop = asyncio.get_running_loop()
-    try:
-        while (piece := await loop.run_in_executor(thread, next, pieces, None)) is not None:
-            yield piece
-    finally:
-        # Also when the client left: the thread ends its query, then itself, without being waited
-        # for.
-        thread.submit(_end, pieces)
-        thread.shutdown(wait=False)
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="export")
+        self._is_closed = False
+
+    def __aiter__(self) -> "OnAThread":
+        return self
+
+    async def __anext__(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        try:
+            piece = await loop.run_in_executor(self._thread, next, self._pieces, None)
+        except Exception:
+            self.close()
+            raise
+        if piece is None:
+            self.close()
+            raise StopAsyncIteration
+        return piece
+
+    def close(self) -> None:
+        if not self._is_closed:
+            self._is_closed = True
+            self._thread.submit(_end, self._pieces)
+            self._thread.shutdown(wait=False)
 
 
 def _end(pieces: Iterator[bytes]) -> None:

@@ -183,8 +183,8 @@ def _charts(
         chart("Active users", active),
         chart(
             "Errors",
-            series("cancelled by the client", lambda used: used.cancelled),
-            series("failed or interrupted", lambda used: used.failed),
+            series("cancelled", lambda used: used.cancelled),
+            series("failed", lambda used: used.failed),
         ),
         chart(
             "Time to first token, mean",

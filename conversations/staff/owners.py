@@ -1,5 +1,5 @@
-"""Users and keys with what they used, and the ways from them to what they asked. Registered in place
-of the plain pages of `accounts`, which knows nothing of usage."""
+"""Users and keys with what they used, and the ways from them to what they asked. Registered in
+place of the plain pages of `accounts`, which knows nothing of usage."""
 
 from collections.abc import Collection
 from datetime import datetime, timedelta
@@ -12,9 +12,9 @@ from django.db.models import Max, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html_join
+from django.utils.html import format_html, format_html_join
 from django.utils.http import urlencode
-from django.utils.safestring import SafeString
+from django.utils.safestring import SafeString, mark_safe
 
 from accounts import audit
 from accounts.admin import ApiKeyAdmin, UserAdmin
@@ -23,19 +23,19 @@ from accounts.rights import governed_by, may_govern
 from conversations.erasing import user_erase
 from conversations.staff.erasing import ERASED_AT_ONCE, confirmation, is_confirmed
 from conversations.staff.reading import may_erase, time_shown
-from conversations.usage import Usage, UsageQuery, usage
+from conversations.usage import Group, Usage, UsageQuery, usage
 
 USAGE_DAYS = 30
 RIGHTS = ("is_staff", "is_superuser", "groups", "user_permissions")
 
 
-def used(by: str, pks: Collection[int]) -> dict[int, Usage]:
+def used(by: Group, pks: Collection[int]) -> dict[int, Usage]:
     """What each user or key (`by`: "user", "api_key") of a page used in the last USAGE_DAYS."""
     now = timezone.now()
     query = UsageQuery(
         start=now - timedelta(days=USAGE_DAYS),
         end=now,
-        group_by=("user",) if by == "user" else ("api_key",),
+        group_by=(by,),
         users=pks if by == "user" else None,
         keys=pks if by == "api_key" else None,
     )
@@ -47,10 +47,10 @@ def links(request: HttpRequest, *pages: tuple[str, str, dict[str, Any]]) -> Safe
     shown = []
     for model, name, query in pages:
         app, _, table = model.partition(".")
-        if request.user.has_perm(f"{app}.view_{table}"):  # type: ignore[union-attr]
+        if request.user.has_perm(f"{app}.view_{table}"):
             url = reverse(f"admin:{app}_{table}_changelist")
             shown.append((f"{url}?{urlencode(query)}", name))
-    return format_html_join(" · ", '<a href="{}">{}</a>', shown)
+    return format_html_join(mark_safe("<br>"), '<a href="{}">{}</a>', shown)
 
 
 class OwnerList(ChangeList):
@@ -59,7 +59,7 @@ class OwnerList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         pks = [row.pk for row in self.result_list]
-        by = "user" if self.model is User else "api_key"
+        by: Group = "user" if self.model is User else "api_key"
         sums = used(by, pks)
         last: dict[int, datetime | None] = {}
         if self.model is User:
@@ -108,13 +108,21 @@ class GovernedAdmin(admin.ModelAdmin):
                 return HttpResponseRedirect(request.get_full_path())
         return super().response_action(request, queryset)
 
-    @admin.display(description=f"tokens in {USAGE_DAYS} days")
-    def tokens_used(self, row: Any) -> str:
-        return f"{row.used.prompt_tokens:,} + {row.used.completion_tokens:,}"
+    @admin.display(description=f"in {USAGE_DAYS} days")
+    def used_lately(self, row: Any) -> SafeString | str:
+        if not row.used.requests:
+            return "nothing"
+        return format_html(
+            '<span title="{} in + {} out">{} tokens</span><br>{} request{}',
+            f"{row.used.prompt_tokens:,}",
+            f"{row.used.completion_tokens:,}",
+            f"{row.used.total_tokens:,}",
+            f"{row.used.requests:,}",
+            "" if row.used.requests == 1 else "s",
+        )
 
-    @admin.display(description=f"requests in {USAGE_DAYS} days")
-    def requests_made(self, row: Any) -> str:
-        return f"{row.used.requests:,}"
+    class Media:
+        css = {"all": ["conversations/history.css"]}
 
 
 admin.site.unregister([User, ApiKey])
@@ -123,8 +131,8 @@ admin.site.unregister([User, ApiKey])
 @admin.register(User)
 class UserUsageAdmin(GovernedAdmin, UserAdmin):
     list_display = [
-        *("username", "email", "is_active", "is_staff", "last_used"),
-        *("requests_made", "tokens_used", "ways", "date_joined", "last_login"),
+        *("username", "email", "is_active", "is_staff", "last_login", "last_used"),
+        *("used_lately", "ways"),
     ]
     actions = [*UserAdmin.actions, "erase_texts"]  # type: ignore[misc]
     open_actions = ("erase_texts",)
@@ -139,9 +147,9 @@ class UserUsageAdmin(GovernedAdmin, UserAdmin):
 
     @admin.display(description="key last used")
     def last_used(self, user: Any) -> str:
-        return time_shown(user.last_used)
+        return time_shown(user.last_used, seconds=False)
 
-    @admin.display(description="their")
+    @admin.display(description="see")
     def ways(self, user: Any) -> SafeString:
         name = {"user": user.get_username()}
         return links(
@@ -186,7 +194,7 @@ class UserUsageAdmin(GovernedAdmin, UserAdmin):
 
 @admin.register(ApiKey)
 class ApiKeyUsageAdmin(GovernedAdmin, ApiKeyAdmin):
-    list_display = [*ApiKeyAdmin.list_display, "requests_made", "tokens_used", "ways"]
+    list_display = [*ApiKeyAdmin.list_display, "used_lately", "ways"]
     owner_path = "user__"
 
     def owner(self, obj: ApiKey) -> User:
@@ -197,7 +205,7 @@ class ApiKeyUsageAdmin(GovernedAdmin, ApiKeyAdmin):
             kwargs["queryset"] = User.objects.filter(governed_by(request.user))
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
-    @admin.display(description="its")
+    @admin.display(description="see")
     def ways(self, key: Any) -> SafeString:
         name = {"key": f"sk-{key.public_id}"}
         return links(

@@ -141,12 +141,20 @@ class HistoryAdmin(admin.ModelAdmin):
         raise NotImplementedError
 
 
-def key_shown(key: ApiKey | None) -> str:
-    return "none" if key is None else key.name or key.masked
+def owner_shown(row: Any) -> SafeString:
+    """The user and the key of a request or conversation."""
+    key: ApiKey | None = row.api_key
+    return format_html(
+        '<bdi>{}</bdi><br><bdi class="history-quiet">{}</bdi>',
+        row.user.get_username(),
+        "no key" if key is None else key.name or key.masked,
+    )
 
 
-def time_shown(time: datetime | None) -> str:
-    return f"{timezone.localtime(time):%Y-%m-%d %H:%M:%S}" if time else ""
+def time_shown(time: datetime | None, *, seconds: bool = True) -> str:
+    if time is None:
+        return ""
+    return timezone.localtime(time).strftime("%Y-%m-%d %H:%M" + (":%S" if seconds else ""))
 
 
 def badge(status: str) -> SafeString:
