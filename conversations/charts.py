@@ -205,7 +205,7 @@ def _line(
 ) -> Iterable[SafeString]:
     """Broken where there is no value; a point that stands alone is a dot."""
     runs: list[list[str]] = [[]]
-    for index, (_, value) in enumerate(series.points):
+    for index, (_at, value) in enumerate(series.points):
         if value is None:
             runs.append([])
         else:

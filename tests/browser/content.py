@@ -31,17 +31,24 @@ CHINESE = (
     "他的词开豪放一派,与辛弃疾并称“苏辛”;散文著述宏富,为“唐宋八大家”之一。\n\n"
     "代表作有《念奴娇·赤壁怀古》《水调歌头·明月几时有》《赤壁赋》等。"
 )
+SORTING = "Sorting is an old art.\n\n" + ("A long paragraph about sorting. " * 40 + "\n\n") * 12
+RUST = "In Rust, with iterators:\n\n```rust\nlet merged = a.iter().merge(b);\n```"
+MINUTES = (
+    "1. The budget was approved.\n2. Ann takes over the migration.\n3. Next meeting: the 14th."
+)
+THREADS = "A process has its own memory; threads share that of theirs. "
+HAIKU = "Rain drums the tin roof\nold songs in a new tempo\nthe cat turns over"
 TOPICS = (
     ("How do I merge two sorted lists in Python?", CODE),
     ("请介绍一下宋代诗人苏轼。", CHINESE),
     (f"What does this do? {HARM}", f"It tries to run a script: {HARM}"),
-    ("Write a haiku about rain on a tin roof", "Rain drums the tin roof\nold songs in a new tempo\nthe cat turns over"),
-    ("Summarise the minutes of Tuesday's meeting", "1. The budget was approved.\n2. Ann takes over the migration.\n3. Next meeting: the 14th."),
+    ("Write a haiku about rain on a tin roof", HAIKU),
+    ("Summarise the minutes of Tuesday's meeting", MINUTES),
     ("Translate to German: The train leaves at noon", "Der Zug fährt um zwölf Uhr mittags ab."),
     ("What is the capital of China?", "The capital of China is Beijing."),
-    ("Explain the difference between a process and a thread", "A process has its own memory; threads share that of theirs. " * 60),
+    ("Explain the difference between a process and a thread", THREADS * 60),
     ("مرحبا، كيف حالك؟", "أنا بخير، شكراً. كيف يمكنني مساعدتك اليوم؟"),
-)  # fmt: skip
+)
 
 
 def fill(username: str) -> None:
@@ -119,43 +126,16 @@ def fill(username: str) -> None:
     system = ("system", "You are a patient teacher. Answer briefly, with code where it helps.")
     start = [system, ("user", TOPICS[0][0])]
     ask(start, CODE, age_h=0.5)
-    again = [*start, ("assistant", CODE), ("user", "And in Rust?")]
-    ask(
-        again,
-        "Here:\n\n```rust\nfn merge(a: &[i32], b: &[i32]) -> Vec<i32> {",
-        age_h=0.4,
-        status="cancelled",
-    )
-    ask(
-        again,
-        "In Rust, with iterators:\n\n```rust\nlet merged = a.iter().merge(b);\n```",
-        "Use `itertools::merge`.",
-        age_h=0.3,
-    )
-    other = [*start, ("assistant", CODE), ("user", HARM)]
-    ask(other, HARM, age_h=0.28)
-    longer = [
-        *again,
-        ("assistant", "In Rust, with iterators:\n\n```rust\nlet merged = a.iter().merge(b);\n```"),
-        ("user", "Tell me all about sorting, please. " + "Really all. " * 30),
-    ]
-    ask(
-        longer,
-        "Sorting is an old art.\n\n" + ("A long paragraph about sorting. " * 40 + "\n\n") * 12,
-        age_h=0.2,
-    )
+    begun = [*start, ("assistant", CODE)]
+    again = [*begun, ("user", "And in Rust?")]
+    ask(again, RUST[:40], age_h=0.4, status="cancelled")
+    ask(again, RUST, "Use `itertools::merge`.", age_h=0.3)
+    ask([*begun, ("user", HARM)], HARM, age_h=0.28)
+    all_of_it = ("user", "Tell me all about sorting, please. " + "Really all. " * 30)
+    longer = [*again, ("assistant", RUST), all_of_it]
+    ask(longer, SORTING, age_h=0.2)
     last = ask(
-        [
-            *longer,
-            (
-                "assistant",
-                "Sorting is an old art.\n\n"
-                + ("A long paragraph about sorting. " * 40 + "\n\n") * 12,
-            ),
-            ("user", "Thank you!"),
-        ],
-        age_h=0.1,
-        status="failed",
+        [*longer, ("assistant", SORTING), ("user", "Thank you!")], age_h=0.1, status="failed"
     )
     print(last.conversation.public_id)
 
