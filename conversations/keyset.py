@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import Q, QuerySet
 
 SIZE = 25
-WINDOW = 5000
+WINDOW = 2000
 """So many rows are looked through for one page at most, where an index does not find them."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -134,7 +134,7 @@ class UserUsageAdmin(GovernedAdmin, UserAdmin):
         *("username", "email", "is_active", "is_staff", "last_login", "last_used"),
         *("used_lately", "ways"),
     ]
-    actions = [*UserAdmin.actions, "erase_texts"]  # type: ignore[misc]
+    actions = [*UserAdmin.actions, "erase_texts"]
     open_actions = ("erase_texts",)
     show_full_result_count = False
 
