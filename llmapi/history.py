@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.conf import settings
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework.permissions import BasePermission, IsAuthenticated
 from rest_framework.request import Request
@@ -26,11 +27,23 @@ class HasHistory(BasePermission):
         return True
 
 
+class MayDelete(BasePermission):
+    """Whether owners delete what they said is the operator's policy, here as on the pages."""
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        if request.method == "DELETE" and not settings.LLMAPI.users_may_delete:
+            raise PermissionRefused(
+                "The operator of this server keeps the history: nothing of it is deleted by its "
+                "owners. Ask the operator."
+            )
+        return True
+
+
 class HistoryView(APIView):
     """A route over the key owner's own history: another's is not found."""
 
     scope: Any = Scope.HISTORY
-    permission_classes = [IsAuthenticated, HasHistory, HasScope]
+    permission_classes = [IsAuthenticated, HasHistory, HasScope, MayDelete]
 
 
 def owner_pk(request: Request) -> int:

@@ -159,3 +159,14 @@ async def test_the_seeds_dialect_goes_on_by_id_too(client):
     answer = (await client.post(CHAT, {**body, "conversation": first["conversation"]})).json()
     assert [choice["message"]["role"] for choice in answer["choices"]] == ["user", "assistant"]
     assert answer["conversation"] == first["conversation"]
+
+
+async def test_an_operator_may_forbid_deleting(client, settings):
+    conversation = await make(client, USER)
+    item = (await client.get(f"{conversation}/items")).json()["data"][0]["id"]
+    chat = (await client.post(CHAT, {"messages": [USER], "max_tokens": 1})).json()["id"]
+    settings.LLMAPI = settings.LLMAPI.model_copy(update={"users_may_delete": False})
+    for path in (f"{conversation}/items/{item}", conversation, f"{CHAT}/{chat}"):
+        answer = await client.request("DELETE", path)
+        assert (answer.status, answer.error["code"]) == (403, "permission_denied")
+        assert (await client.get(path)).status == 200
