@@ -61,7 +61,7 @@ test-sqlite: install-dev
 	TEST_DATABASE=sqlite $(BIN)/python -m pytest tests $(ARGS)
 
 test-postgres: install-dev
-	TEST_DATABASE=postgres $(BIN)/python -m pytest tests --ignore=tests/serve --ignore=tests/benchmarks $(ARGS)
+	TEST_DATABASE=postgres $(BIN)/python -m pytest tests --ignore=tests/serve --ignore=tests/browser --ignore=tests/benchmarks $(ARGS)
 
 # Ten thousand random requests through one small engine: some minutes.
 soak: install-dev

@@ -3,8 +3,6 @@
 One tree: every app raises subclasses of `ApiError`; `llmapi.errors` alone builds the envelope.
 """
 
-from typing import ClassVar
-
 from rest_framework.exceptions import APIException
 
 
@@ -15,7 +13,7 @@ class ApiError(APIException):
     """
 
     status_code = 400
-    error_type: ClassVar[str] = "invalid_request_error"
+    error_type: str = "invalid_request_error"
     code: str | None = None
     headers: dict[str, str]
 
@@ -49,3 +47,32 @@ class PermissionRefused(ApiError):
 
     status_code = 403
     code = "permission_denied"
+
+
+class LimitReached(ApiError):
+    """429; its headers say how much is left."""
+
+    status_code = 429
+
+
+class RateLimitExceeded(LimitReached):
+    """Not within the limits. kind: what is limited, `requests` or `tokens`. retry_after_s: when the
+    next one may pass; None: one like this never will."""
+
+    code = "rate_limit_exceeded"
+
+    def __init__(self, message: str, *, kind: str, retry_after_s: int | None = None) -> None:
+        waits = retry_after_s is not None
+        headers = {"Retry-After": str(retry_after_s)} if waits else {"x-should-retry": "false"}
+        super().__init__(message, headers=headers)
+        self.error_type = kind
+
+
+class InsufficientQuota(LimitReached):
+    """The token budget of the day or the month does not allow this request."""
+
+    error_type = "insufficient_quota"
+    code = "insufficient_quota"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})

@@ -180,3 +180,22 @@ class AuditEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.action} {self.target}"
+
+
+class Attempt(models.Model):
+    """One try to sign in or up, kept for as long as it counts. Of whom and from where it was there
+    is only a keyed digest: people type passwords into the field for the name."""
+
+    action = models.CharField(max_length=10)
+    address = models.CharField(max_length=64)
+    name = models.CharField(max_length=64)
+    at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["action", "address", "at"]),
+            models.Index(fields=["at"]),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.action} #{self.pk}"

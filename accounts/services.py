@@ -1,7 +1,9 @@
 """Writes of users and keys. Database errors reach the caller."""
 
 import secrets
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import TypedDict
 
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
@@ -9,29 +11,63 @@ from django.db.models import Q
 from django.utils import timezone
 
 from accounts import keys
-from accounts.models import ApiKey, User
+from accounts.models import ApiKey, Scope, User
 
 ANONYMOUS_USERNAME = "anonymous"
 FIRST_STAFF_USERNAME = "admin"
 LAST_USED_EVERY = timedelta(minutes=1)
+LONGEST_MODEL_NAME = 200
+PLAYGROUND_KEYS = 5
+"""Of one user at once: one for each page that is open."""
+
+PLAYGROUND_KEY_LIVES = timedelta(hours=1)
+
+
+class KeyLimits(TypedDict, total=False):
+    """Limits of a key alone, beside those of its owner; None: no such limit."""
+
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    concurrent_requests: int | None
+    token_budget: int | None
+    token_budget_period: str
 
 
 def key_create(
-    *, user: User, name: str = "", expires_at: datetime | None = None
+    *,
+    user: User,
+    name: str = "",
+    expires_at: datetime | None = None,
+    scopes: Sequence[str] = (),
+    allowed_models: Sequence[str] = (),
+    limits: KeyLimits | None = None,
+    created_by: User | None = None,
 ) -> tuple[ApiKey, str]:
     """Makes a key and returns it with its text, which is not kept and cannot be shown again.
 
-    Raises ValidationError for the anonymous user.
+    scopes: values of `Scope`; allowed_models: ids or aliases; () restricts nothing.
+    Raises ValidationError for the anonymous user, and for what a key cannot have.
     """
-    key = ApiKey(user=user, name=name, expires_at=expires_at)
+    key = ApiKey(
+        user=user,
+        name=name,
+        expires_at=expires_at,
+        scopes=list(scopes),
+        allowed_models=list(allowed_models),
+        created_by=created_by,
+        **(limits or {}),
+    )
     return key, key_issue(key)
 
 
 def key_issue(key: ApiKey) -> str:
     """Saves a new `ApiKey` and returns its text: `key_create` for a form that filled the fields in.
 
-    Raises ValidationError for the anonymous user.
+    Raises ValidationError for the anonymous user, and for what a key cannot have.
     """
+    key.clean_fields(exclude=["user", "created_by", "public_id", "digest", "last_four"])
+    check_scopes(key.scopes)
+    check_models(key.allowed_models)
     if key.user.username == ANONYMOUS_USERNAME:
         raise ValidationError(
             f"The user {ANONYMOUS_USERNAME!r} stands for requests without a key, so it has none.",
@@ -45,6 +81,105 @@ def key_issue(key: ApiKey) -> str:
     return parsed.text
 
 
+def check_scopes(scopes: Sequence[str]) -> None:
+    """Raises ValidationError for what is no scope."""
+    unknown = [scope for scope in scopes if scope not in Scope.values]
+    if unknown:
+        raise ValidationError(
+            f"There is no scope {unknown[0]!r}; there are {', '.join(Scope.values)}."
+        )
+
+
+def check_models(names: Sequence[str]) -> None:
+    """Raises ValidationError for what is no name of a model. Whether one of that name is served is
+    not asked: it may be tomorrow."""
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_MODEL_NAME:
+            raise ValidationError(
+                f"The name of a model has 1 to {LONGEST_MODEL_NAME} characters; this is none: "
+                f"{str(name)[:50]!r}."
+            )
+
+
+def key_rotate(key: ApiKey, grace: timedelta, created_by: User | None = None) -> tuple[ApiKey, str]:
+    """Makes a key with the same rights, limits and expiry, and returns it with its text. The old
+    one works for `grace` more, at most until it would have expired.
+
+    Raises ValidationError for a key that works no more, that was rotated before or that the
+    playground made, and for a negative grace.
+    """
+    if grace < timedelta(0):
+        raise ValidationError("The old key cannot have expired before now.")
+    with transaction.atomic():
+        old = ApiKey.objects.select_for_update(of=("self",)).select_related("user").get(pk=key.pk)
+        if reason := why_not_rotated(old):
+            raise ValidationError(reason)
+        new, text = key_create(
+            user=old.user,
+            name=old.name,
+            expires_at=old.expires_at,
+            scopes=old.scopes,
+            allowed_models=old.allowed_models,
+            limits=limits_of(old),
+            created_by=created_by,
+        )
+        ends = timezone.now() + grace
+        key.expires_at = ends if old.expires_at is None else min(ends, old.expires_at)
+        key.replaced_by = new
+        key.save(update_fields=["expires_at", "replaced_by"])
+    return new, text
+
+
+def why_not_rotated(key: ApiKey) -> str | None:
+    """A sentence, or None: it can be."""
+    if key.for_playground:
+        return "The playground's keys are not rotated: it makes a new one by itself."
+    if key.revoked_at is not None:
+        return "This key was revoked; make a new one instead."
+    if key.is_expired:
+        return "This key has expired; make a new one instead."
+    if key.replaced_by_id is not None:
+        return "This key was rotated before; rotate the one that took its place."
+    return None
+
+
+def limits_of(key: ApiKey) -> KeyLimits:
+    return {
+        "requests_per_minute": key.requests_per_minute,
+        "tokens_per_minute": key.tokens_per_minute,
+        "concurrent_requests": key.concurrent_requests,
+        "token_budget": key.token_budget,
+        "token_budget_period": key.token_budget_period,
+    }
+
+
+def playground_key_create(user: User) -> str:
+    """A key for chats alone, for an hour, that no list of keys shows; returns its text. Of those
+    that the user has, the newest few go on working.
+
+    Raises ValidationError for the anonymous user and for one who is not active.
+    """
+    if not user.is_active:
+        raise ValidationError("This account is not active.")
+    now = timezone.now()
+    key = ApiKey(
+        user=user,
+        name="playground",
+        expires_at=now + PLAYGROUND_KEY_LIVES,
+        scopes=[Scope.CHAT.value],
+        created_by=user,
+        for_playground=True,
+    )
+    with transaction.atomic():
+        text = key_issue(key)
+        alive = ApiKey.objects.filter(
+            user=user, for_playground=True, revoked_at=None, expires_at__gt=now
+        )
+        kept = alive.order_by("-pk").values_list("pk", flat=True)[:PLAYGROUND_KEYS]
+        alive.exclude(pk__in=[*kept]).update(revoked_at=now)
+    return text
+
+
 def key_revoke(key: ApiKey) -> bool:
     """Refuses the key from its next request on, for ever. False if it was revoked already."""
     now = timezone.now()
@@ -52,6 +187,11 @@ def key_revoke(key: ApiKey) -> bool:
     if revoked:
         key.revoked_at = now
     return bool(revoked)
+
+
+def key_rename(key: ApiKey, name: str) -> None:
+    key.name = name
+    key.save(update_fields=["name"])
 
 
 def key_used(key: ApiKey) -> None:

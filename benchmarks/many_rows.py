@@ -15,6 +15,7 @@ import os
 import platform
 import sqlite3
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import django
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 os.environ["ALLOWED_HOSTS"] = "testserver"
+os.environ["LLMAPI_LOG_LEVEL"] = "WARNING"
 django.setup()
 
 from django.db import connection  # noqa: E402
@@ -80,6 +82,7 @@ def main() -> None:
         measured = measure(case)
         median = statistics.median(measured.warm_ms)
         slow += median > LIMIT_MS
+        print(f"{case.name}: {median:.0f} ms", file=sys.stderr, flush=True)
         figures = (measured.first_ms, median, min(measured.warm_ms))
         rows.append([case.name, *(f"{figure:.0f}" for figure in figures), len(measured.queries)])
         if options.plans:

@@ -16,6 +16,7 @@ import dj_database_url
 from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.connection import parse_url as parse_redis_url
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 PREFIX = "LLMAPI_"
@@ -142,6 +143,18 @@ class ServerSettings(BaseSettings):
         "begin with. It is computed once for all users; all else is cached for each user alone.",
     )
 
+    # ---- what is kept ---------------------------------------------------------------------------
+    store_by_default: bool = Field(
+        True,
+        description="Whether the API's history lists requests that do not say `store`. OpenAI's "
+        "does not.",
+    )
+    unstored_text: Literal["keep", "discard"] = Field(
+        "keep",
+        description="The text of requests that the history does not list (`store: false`): `keep` "
+        "it for staff to review, or `discard` it: not a word is ever written.",
+    )
+
     # ---- the door -------------------------------------------------------------------------------
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(19327, ge=0, le=65535, description="Port; 0 takes a free one.")
@@ -156,6 +169,49 @@ class ServerSettings(BaseSettings):
     )
     https: bool = Field(
         False, description="Served behind HTTPS: secure cookies, HSTS, redirect to https."
+    )
+
+    # ---- the pages ------------------------------------------------------------------------------
+    sign_up: Literal["closed", "invitation", "open"] = Field(
+        "closed",
+        description="Who may become a user by the pages: nobody (staff make users), who has an "
+        "invitation link, or everybody.",
+    )
+    public_url: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#\s]+/?$",
+        description="Address at which users reach this server: `https://llm.example.org`. For the "
+        "examples on pages, and for links that commands print. Default: where a page was reached, "
+        "and http with the host and port above.",
+    )
+    proxies: int = Field(
+        0,
+        ge=0,
+        le=10,
+        description="Reverse proxies before this server, each adding to `X-Forwarded-For`. Without "
+        "it, all who come through a proxy count as one address when sign-ins are throttled.",
+    )
+
+    # ---- limits of users that have none of their own ---------------------------------------------
+    default_requests_per_minute: int | None = Field(
+        None,
+        ge=0,
+        description="Requests of one user within 60 seconds, over all keys. Default: no limit.",
+    )
+    default_tokens_per_minute: int | None = Field(
+        None,
+        ge=0,
+        description="Tokens of one user, of prompts and answers, within 60 seconds. "
+        "Default: no limit.",
+    )
+    default_concurrent_requests: int | None = Field(
+        None, ge=0, description="Requests of one user at once. Default: no limit."
+    )
+    default_token_budget: int | None = Field(
+        None, ge=0, description="Tokens of one user in a day or a month. Default: no limit."
+    )
+    default_token_budget_period: Literal["day", "month"] = Field(
+        "month", description="What that budget is for: a day or a calendar month, in UTC."
     )
 
     # ---- what is kept ---------------------------------------------------------------------------
@@ -205,7 +261,8 @@ class ServerSettings(BaseSettings):
     redis_url: str | None = Field(
         None,
         validation_alias="REDIS_URL",
-        description="Not used yet: limits across processes come with it.",
+        description="`redis://HOST:PORT/NUMBER`, of a Redis database that nothing else uses: "
+        "limits then hold for all server processes together. Default: for each process.",
     )
 
     @model_validator(mode="after")
@@ -277,6 +334,16 @@ class ServerSettings(BaseSettings):
                 raise ValueError("must be a PostgreSQL (postgres://) or SQLite (sqlite:///) URL")
         return value
 
+    @field_validator("redis_url")
+    @classmethod
+    def is_redis_url(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parse_redis_url(value)
+            except ValueError as error:
+                raise ValueError("is not a URL such as redis://127.0.0.1:6379/0") from error
+        return value
+
     @field_validator("engine", "dtype", "log_level", "prompt_template", mode="before")
     @classmethod
     def strip_space(cls, value: object) -> object:
@@ -320,7 +387,11 @@ def explain(error: ValidationError) -> str:
         field = str(problem["loc"][0])
         name = variable_name(field) if field in ServerSettings.model_fields else field
         message = problem["msg"].removeprefix("Value error, ")
-        shown = "" if name in ("SECRET_KEY", "DATABASE_URL") else f" (it is {problem['input']!r})"
+        shown = (
+            ""
+            if name in ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
+            else f" (it is {problem['input']!r})"
+        )
         sentences.append(f"llmapi: {name}: {message[:1].lower()}{message[1:]}{shown}")
     return "\n".join(sentences)
 

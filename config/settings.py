@@ -34,7 +34,9 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "llmapi.middleware.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    "accounts.middleware.ContentSecurityPolicyMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
+    "accounts.middleware.PageLanguageMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
@@ -131,9 +133,21 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_REQUEST": True,
 }
 
+# Django's own limit would be lower than the door's.
+DATA_UPLOAD_MAX_MEMORY_SIZE = LLMAPI.max_body_bytes
+
 # ---- pages --------------------------------------------------------------------------------------
 
+LOGIN_URL = "sign_in"
+LOGIN_REDIRECT_URL = "start"
+CSRF_FAILURE_VIEW = "llmapi.errors.csrf_failure"
+# Whose names the form for a new key offers: `accounts` knows nothing of models.
+OFFERED_MODELS = "llmapi.services.model_names"
+# How many tokens an account or a key has used since a time: `accounts` knows nothing of requests.
+TOKENS_USED = "llmapi.reservations.tokens_used"
+
 LANGUAGE_CODE = "en"
+LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 TIME_ZONE = "UTC"
 USE_TZ = True
 STATIC_URL = "/static/"
@@ -144,7 +158,8 @@ STATIC_ROOT = VAR_DIR / "static"
 X_FRAME_OPTIONS = "DENY"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
-SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = LANGUAGE_COOKIE_SAMESITE = "Lax"
 if LLMAPI.https:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
@@ -154,6 +169,7 @@ if LLMAPI.https:
     SECURE_HSTS_PRELOAD = True
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
+    LANGUAGE_COOKIE_SECURE = True
 
 # ---- logs ---------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
-from django.db.models import Count, Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
 from django.utils import timezone
@@ -84,7 +84,6 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
         LabelFilter,
         ReviewerFilter,
     )
-    list_select_related = ("user", "api_key")
     ordering = ("-updated_at",)
     search_fields = ("public_id",)
     actions = ["export_selected", "erase_selected"]
@@ -95,9 +94,6 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ConversationList
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Conversation]:
-        return super().get_queryset(request).select_related("user", "api_key")
 
     def get_list_display(self, request: HttpRequest) -> Any:
         """A title is the first words of what was said."""
@@ -112,12 +108,11 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
         ids = "the id of a conversation or completion"
         return f"Words of a message or title, or {ids}." if may_read(request) else f"By {ids}."
 
-    def search(self, request: HttpRequest, term: str) -> Q:
-        by_completion = Completion.objects.filter(conversation=OuterRef("pk"), public_id=term)
-        by_id = Q(public_id=term) | Q(Exists(by_completion))
-        if not may_read(request):
-            return by_id
-        return by_id | Q(title__icontains=term) | selectors.conversations_saying(term)
+    def with_id(self, term: str) -> list[int]:
+        return selectors.conversations_with_id(term)
+
+    def saying(self, term: str) -> Q:
+        return Q(title__icontains=term) | selectors.conversations_saying(term)
 
     def page_context(self, request: HttpRequest, obj: Conversation) -> dict[str, Any]:
         context = {
@@ -140,6 +135,10 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
 
     def has_export_permission(self, request: HttpRequest) -> bool:
         return may_export(request)
+
+    def is_bounded(self, request: HttpRequest) -> bool:
+        by_requests = any(request.GET.get(name) for name in ("model", "status"))
+        return super().is_bounded(request) or (by_requests and not request.GET.get("user"))
 
     def export_lines(self, rows: QuerySet[Conversation]) -> Any:
         return exporting.conversations_jsonl(rows)
@@ -196,7 +195,8 @@ class CompletionAdmin(PrunedAdmin, ErasedCompletions, ExportedAdmin):
         "duration",
     )
     list_filter = (UserFilter, KeyFilter, ModelFilter, "kind", StatusFilter, "created_at")
-    list_select_related = ("user", "api_key")
+    # Not by primary key: the indexes of the filters end with the time.
+    ordering = ("-created_at",)
     search_fields = ("public_id",)
     actions = ["export_selected", "erase_selected"]
     page_template = "admin/conversations/completion/page.html"
@@ -221,9 +221,11 @@ class CompletionAdmin(PrunedAdmin, ErasedCompletions, ExportedAdmin):
         ids = "the id of a completion or request"
         return f"Words of a prompt or answer, or {ids}." if may_read(request) else f"By {ids}."
 
-    def search(self, request: HttpRequest, term: str) -> Q:
-        by_id = Q(public_id=term) | Q(request_id=term)
-        return by_id | selectors.completions_saying(term) if may_read(request) else by_id
+    def with_id(self, term: str) -> list[int]:
+        return selectors.completions_with_id(term)
+
+    def saying(self, term: str) -> Q:
+        return selectors.completions_saying(term)
 
     def page_context(self, request: HttpRequest, obj: Completion) -> dict[str, Any]:
         if not may_read(request):

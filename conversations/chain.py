@@ -27,8 +27,12 @@ def link(parent_hash: str, role: str, name: str, content: JSONValue) -> str:
 
 def hashes(user_id: int, messages: Iterable[tuple[str, str, JSONValue]]) -> list[str]:
     """The hashes of a history of (role, name, content), first message first."""
+    return links(root(user_id), messages)
+
+
+def links(parent_hash: str, messages: Iterable[tuple[str, str, JSONValue]]) -> list[str]:
+    """The hashes of messages that follow one another below `parent_hash`."""
     found = []
-    parent_hash = root(user_id)
     for role, name, content in messages:
         parent_hash = link(parent_hash, role, name, content)
         found.append(parent_hash)

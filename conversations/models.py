@@ -243,6 +243,11 @@ class Completion(models.Model):
             models.Index(fields=["status", "process"]),
             models.Index(fields=["conversation", "created_at"]),
             models.Index(fields=["created_at"]),
+            # The filters of the admin's list, and what users quote: docs/many-rows.md.
+            models.Index(fields=["status", "created_at"]),
+            models.Index(fields=["model", "created_at"]),
+            models.Index(fields=["kind", "created_at"]),
+            models.Index(fields=["request_id"]),
         ]
 
     def __str__(self) -> str:

@@ -72,6 +72,19 @@ def update_each(model: type[models.Model], name: str, values: Mapping[int, Any])
         cursor.executemany(_update(model, (name,)), rows)
 
 
+def update_all(
+    model: type[models.Model], names: Sequence[str], values: Sequence[tuple[int, tuple[Any, ...]]]
+) -> None:
+    """[(primary key, a value for each of `names`)]: row by row, in this order."""
+    fields = [_field(model, name) for name in names]
+    rows = [
+        [*(f.get_db_prep_save(v, connection) for f, v in zip(fields, new, strict=True)), pk]
+        for pk, new in values
+    ]
+    with connection.cursor() as cursor:
+        cursor.executemany(_update(model, tuple(names)), rows)
+
+
 # ---- statements ----------------------------------------------------------------------------------
 
 

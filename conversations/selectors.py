@@ -3,13 +3,19 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from django.db.models import Count, Exists, Max, OuterRef, Q, QuerySet, Sum, TextField
+from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Sum, TextField
 from django.db.models.functions import Cast
 
 from conversations.jsontext import JSONValue, as_stored, canonical
 from conversations.models import Completion, CompletionContent, Conversation, Message
+
+# Nobody turns two hundred pages: lists and their filters go no deeper than this.
+DEEPEST = 10_000
+# Texts have no index: a search reads those of so many rows, in a few tenths of a second.
+SEARCHED = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +175,30 @@ def conversations_saying(text: str) -> Q:
     return Q(Exists(messages_saying(text).filter(conversation=OuterRef("pk"))))
 
 
+def newest_saying(rows: QuerySet[Any], condition: Q, ordering: str) -> tuple[QuerySet[Any], bool]:
+    """(those of the newest 5,000 of these rows that the condition on texts holds for, whether there
+    are more than 5,000). Texts are read here and now, once: the rows are kept by their keys."""
+    newest = rows.order_by(ordering, "-pk").values("pk")
+    found = rows.order_by().filter(condition, pk__in=newest[:SEARCHED])
+    pks = list(found.values_list("pk", flat=True))
+    return rows.filter(pk__in=pks), newest[SEARCHED : SEARCHED + 1].exists()
+
+
+def conversations_with_id(public_id: str) -> list[int]:
+    """Primary keys of the conversation of that id, and of that of the request of that id."""
+    requests = Completion.objects.filter(public_id=public_id).exclude(conversation=None)
+    return [
+        *Conversation.objects.filter(public_id=public_id).values_list("pk", flat=True),
+        *(pk for pk in requests.values_list("conversation", flat=True) if pk is not None),
+    ]
+
+
+def completions_with_id(public_id: str) -> list[int]:
+    """Primary keys of requests that have this id, or this `x-request-id`."""
+    by_id = Q(public_id=public_id) | Q(request_id=public_id)
+    return list(Completion.objects.filter(by_id).values_list("pk", flat=True)[:SEARCHED])
+
+
 def messages_saying(text: str) -> QuerySet[Message]:
     """Messages that hold `text`, in upper or lower case (in SQLite: of ASCII letters only)."""
     # The stored JSON as text: the lookup on a JSON field would compare values.
@@ -181,6 +211,19 @@ def recent_models() -> list[str]:
     """Names of the models of the last 5,000 requests: a filter's choices, without a full scan."""
     recent = Completion.objects.order_by("-pk").values_list("model", flat=True)[:5000]
     return sorted(set(recent))
+
+
+def tokens_used_since(
+    start: datetime, *, user_id: int | None = None, api_key_id: int | None = None
+) -> int:
+    """Tokens, of prompts and answers, of the requests of a user or of a key that began at `start`
+    or later and have ended."""
+    of_whom = {"user": user_id} if api_key_id is None else {"api_key": api_key_id}
+    ended = Completion.objects.filter(created_at__gte=start, **of_whom).exclude(
+        status=Completion.Status.RUNNING
+    )
+    total = ended.aggregate(total=Sum(F("prompt_tokens") + F("completion_tokens")))["total"]
+    return total or 0
 
 
 def readable(content: JSONValue) -> str:

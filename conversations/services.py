@@ -7,8 +7,8 @@ it has said so far, `completion_finish` gives it its end, or `processes_sweep` i
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
@@ -19,7 +19,9 @@ from django.utils import timezone
 from conversations import folding, lockfile, rows, tree
 from conversations.jsontext import JSONValue
 from conversations.models import Completion, CompletionContent, Conversation, ServerProcess
-from conversations.tree import ChoiceEnd, NewMessage
+from conversations.paths import Leaf
+from conversations.said import NewMessage
+from conversations.tree import ChoiceEnd
 from conversations.writing import write_transaction
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "CompletionEnd",
     "NewCompletion",
     "NewMessage",
+    "Started",
     "completion_finish",
     "completion_start",
     "completions_flush",
@@ -62,6 +65,23 @@ class NewCompletion:
     match_history: bool = True
     """False for anonymous callers: strangers must not continue each other's conversations."""
 
+    below: Leaf | None = None
+    """The end of the conversation that it continues by id; `messages` are what is new then."""
+
+    metadata: dict[str, str] = field(default_factory=dict)
+    is_stored: bool = True
+    keeps_text: bool = True
+    """False: nothing of what is said is ever written, neither now nor at its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A request that is committed. `conversation_id`: its public id; None if it has none."""
+
+    pk: int
+    created_at: datetime
+    conversation_id: str | None
+
 
 @dataclass(frozen=True, slots=True)
 class CompletionEnd:
@@ -81,24 +101,26 @@ class CompletionEnd:
     cached_tokens: int = 0
 
 
-def completion_start(new: NewCompletion) -> int:
-    """Commits the request as running, with everything it says, and returns its primary key.
+def completion_start(new: NewCompletion) -> Started:
+    """Commits the request as running, with everything it says, if its text is to be kept.
 
     A chat's messages go into the tree of the conversation that they continue or begin.
-    Raises ValueError for a chat without messages.
+    Raises ValueError for a chat without messages; ConversationChanged if the end of a conversation
+    that it continues by id is not there any more.
     """
     if new.kind == Completion.Kind.CHAT and not new.messages:
         raise ValueError("a chat completion needs at least one message")
     now = timezone.now()
     with write_transaction():
         place = None
-        if new.messages:
+        if new.messages and new.keeps_text:
             place = tree.place_input(
                 user_id=new.user_id,
                 api_key_id=new.api_key_id,
                 messages=new.messages,
                 match_history=new.match_history,
                 now=now,
+                below=new.below,
             )
         completion_pk = rows.insert(
             Completion(
@@ -112,22 +134,28 @@ def completion_start(new: NewCompletion) -> int:
                 model=new.model,
                 streamed=new.streamed,
                 prompt_tokens=new.prompt_tokens,
+                metadata=new.metadata,
+                is_stored=new.is_stored,
+                erased_at=None if new.keeps_text else now,
                 request_id=new.request_id,
                 created_at=now,
             )
         )
         rows.insert(
             CompletionContent(
-                completion_id=completion_pk, parameters=new.parameters, prompt=new.prompt
+                completion_id=completion_pk,
+                parameters=new.parameters,
+                prompt=new.prompt if new.keeps_text else None,
             )
         )
-    return completion_pk
+    return Started(completion_pk, now, place.conversation_id if place else None)
 
 
 def completions_flush(partials: Mapping[int, tuple[tuple[str, ...], int]]) -> None:
     """Keeps what running requests have said so far: {primary key: (text of each choice, tokens)}.
 
-    One transaction for all of them. Those that are no longer running are left as they are.
+    One transaction for all of them. Those that are no longer running are left as they are; of those
+    whose text is not to be kept, only the tokens are.
     """
     if not partials:
         return
@@ -136,11 +164,13 @@ def completions_flush(partials: Mapping[int, tuple[tuple[str, ...], int]]) -> No
             Completion.objects.select_for_update(no_key=True)
             .filter(pk__in=partials, status=Completion.Status.RUNNING)
             .order_by("pk")  # One order for all who lock several.
-            .values_list("pk", flat=True)
+            .values_list("pk", "erased_at")
         )
         outputs, tokens_so_far = {}, {}
-        for pk in running:
+        for pk, erased_at in running:
             texts, tokens_so_far[pk] = partials[pk]
+            if erased_at is not None:
+                continue
             outputs[pk] = _output(tuple(ChoiceEnd(i, text, None) for i, text in enumerate(texts)))
         rows.update_each(CompletionContent, "output", outputs)
         rows.update_each(Completion, "completion_tokens", tokens_so_far)

@@ -5,24 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from django.db import connection
-from django.db.models import Q
 
 from conversations import chain, rows
+from conversations.errors import ConversationChanged
 from conversations.jsontext import JSONValue
+from conversations.matching import deepest_answer, stored_inputs
 from conversations.models import Conversation, Message
-
-TITLE_LENGTH = 80
-# Hashes in one query: far below SQLite's limit, and more than nearly every history is long.
-HASHES_PER_QUERY = 500
-
-
-@dataclass(frozen=True, slots=True)
-class NewMessage:
-    """One message as a client sent it. `content`: a string, a list of parts, or None."""
-
-    role: str
-    content: JSONValue
-    name: str = ""
+from conversations.paths import Leaf
+from conversations.said import NewMessage, title_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +29,8 @@ class Place:
     """Where an answer will hang: below `head`, the last input message."""
 
     conversation_pk: int
+    conversation_id: str
     head_pk: int
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """The deepest message of a history that was generated here."""
-
-    pk: int
-    conversation_pk: int
-    depth: int
 
 
 def place_input(
@@ -58,6 +40,7 @@ def place_input(
     messages: Sequence[NewMessage],
     match_history: bool,
     now: datetime,
+    below: Leaf | None = None,
 ) -> Place:
     """Finds or makes the conversation that this history continues, and stores what is new of it.
 
@@ -65,25 +48,61 @@ def place_input(
     one it begins a conversation, for thousands may begin with the same words. Input that already
     stands in its place is used again, so that a regenerated answer becomes a sibling.
     The number of queries does not grow with the history (up to 500 messages).
-    """
-    hashes = chain.hashes(user_id, ((m.role, m.name, m.content) for m in messages))
-    match = _deepest_answer(messages, hashes) if match_history else None
-    known = None
-    if match is not None and _lock_conversation(match.conversation_pk, user_id):
-        known = _stored_inputs(match, hashes[match.depth + 1 :])
-    if match is not None and known is not None:
-        conversation_pk, parent_pk, depth = match.conversation_pk, match.pk, match.depth + 1
-        for known_pk in known:
-            parent_pk, depth = known_pk, depth + 1
-        if depth == len(messages):
-            return Place(conversation_pk, parent_pk)
-    else:
-        conversation_pk = _begin_conversation(user_id, api_key_id, messages, now)
-        parent_pk, depth = None, 0
 
+    With `below`, `messages` are only what is new, and go there. Raises ConversationChanged if that
+    end of a conversation is not there any more.
+    """
+    if below is not None:
+        hashes = chain.links(below.chain_hash, _hashed(messages))
+        place = _place_below(below, user_id, messages, hashes, now)
+        if place is None:
+            raise ConversationChanged
+        return place
+    hashes = chain.hashes(user_id, _hashed(messages))
+    leaf = deepest_answer(messages, hashes) if match_history else None
+    if leaf is not None:
+        start = leaf.depth + 1
+        place = _place_below(leaf, user_id, messages[start:], hashes[start:], now)
+        if place is not None:
+            return place
+    conversation = _begin_conversation(user_id, api_key_id, messages, now)
+    created = new_inputs(conversation.pk, None, 0, messages, hashes, now)
+    rows.insert_all(created)
+    return Place(conversation.pk, conversation.public_id, created[-1].pk)
+
+
+def _place_below(
+    leaf: Leaf, user_id: int, messages: Sequence[NewMessage], hashes: Sequence[str], now: datetime
+) -> Place | None:
+    """None if the leaf is not there any more, as it was read; then nothing is stored."""
+    conversation = lock_conversation(leaf.conversation_pk, user_id)
+    known = stored_inputs(leaf, hashes) if conversation else None
+    if conversation is None or known is None:
+        return None
+    head_pk, start = known[-1] if known else leaf.pk, len(known)
+    created = new_inputs(
+        conversation.pk, head_pk, leaf.depth + 1 + start, messages[start:], hashes[start:], now
+    )
+    rows.insert_all(created)
+    if messages and not conversation.title:
+        rows.update(Conversation, conversation.pk, title=title_of(messages))
+    head_pk = created[-1].pk if created else head_pk
+    assert head_pk is not None, "an empty conversation is continued by a message at least"
+    return Place(conversation.pk, conversation.public_id, head_pk)
+
+
+def new_inputs(
+    conversation_pk: int,
+    parent_pk: int | None,
+    depth: int,
+    messages: Sequence[NewMessage],
+    hashes: Sequence[str],
+    now: datetime,
+) -> list[Message]:
+    """Rows for messages one below the other, with their primary keys, not stored yet."""
     created = []
     for pk, message, chain_hash in zip(
-        _reserve_message_pks(len(messages) - depth), messages[depth:], hashes[depth:], strict=True
+        _reserve_message_pks(len(messages)), messages, hashes, strict=True
     ):
         created.append(
             Message(
@@ -99,8 +118,7 @@ def place_input(
             )
         )
         parent_pk, depth = pk, depth + 1
-    rows.insert_all(created)
-    return Place(conversation_pk, created[-1].pk)
+    return created
 
 
 def put_answers(
@@ -149,65 +167,11 @@ def put_answers(
     rows.insert_all(created)
 
 
-def title_of(messages: Sequence[NewMessage]) -> str:
-    """The first user message's words, shortened to 80 characters; "" if it has none."""
-    first = next((m for m in messages if m.role == "user"), messages[0])
-    words = " ".join(text_of(first.content)[: 20 * TITLE_LENGTH].split())
-    return words if len(words) <= TITLE_LENGTH else words[: TITLE_LENGTH - 1].rstrip() + "…"
-
-
-def text_of(content: JSONValue) -> str:
-    """The text of a message's content: the string itself, or the texts of its parts, one a line."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return ""
-    texts = (part.get("text") for part in content if isinstance(part, dict))
-    return "\n".join(text for text in texts if isinstance(text, str))
-
-
-def _deepest_answer(messages: Sequence[NewMessage], hashes: Sequence[str]) -> Match | None:
-    """Only an assistant's words can have been generated here; the newest of equal answers wins."""
-    candidates = [h for m, h in zip(messages, hashes, strict=True) if m.role == "assistant"]
-    for wanted in _in_portions(candidates[::-1]):
-        found = (
-            Message.objects.filter(chain_hash__in=wanted, choice_index__isnull=False)
-            .order_by("-depth", "-pk")
-            .values_list("pk", "conversation_id", "depth")
-            .first()
-        )
-        if found is not None:
-            return Match(*found)
-    return None
-
-
-def _lock_conversation(conversation_pk: int, user_id: int) -> bool:
-    """False if it is gone or another user's (the hashes are salted by user; this is the second
+def lock_conversation(conversation_pk: int, user_id: int) -> Conversation | None:
+    """None if it is gone or another user's (the hashes are salted by user; this is the second
     door). Two calls that continue one conversation at once place their input in turn."""
-    conversations = Conversation.objects.select_for_update(no_key=True)
-    return bool(conversations.filter(pk=conversation_pk, user_id=user_id).values_list("pk"))
-
-
-def _stored_inputs(match: Match, hashes: Sequence[str]) -> list[int] | None:
-    """The primary keys of those inputs that are stored already: a beginning of `hashes`, for a hash
-    is stored only below its parent. None: the match itself was erased before the lock was ours.
-    """
-    known: list[int] = []
-    for wanted in list(_in_portions(hashes)) or [()]:
-        found = list(
-            Message.objects.filter(
-                Q(chain_hash__in=wanted, choice_index__isnull=True) | Q(pk=match.pk),
-                conversation_id=match.conversation_pk,
-            ).values_list("pk", "chain_hash", "choice_index")
-        )
-        if match.pk not in {pk for pk, _, _ in found}:
-            return None
-        stored = {chain_hash: pk for pk, chain_hash, index in found if index is None}
-        for chain_hash in wanted:
-            if chain_hash not in stored:
-                return known
-            known.append(stored[chain_hash])
-    return known
+    conversations = Conversation.objects.select_for_update(no_key=True).only("public_id", "title")
+    return next(iter(conversations.filter(pk=conversation_pk, user_id=user_id)), None)
 
 
 def _stored_answers(completion_pk: int) -> dict[int, int]:
@@ -220,16 +184,21 @@ def _stored_answers(completion_pk: int) -> dict[int, int]:
 
 def _begin_conversation(
     user_id: int, api_key_id: int | None, messages: Sequence[NewMessage], now: datetime
-) -> int:
-    return rows.insert(
-        Conversation(
-            user_id=user_id,
-            api_key_id=api_key_id,
-            title=title_of(messages),
-            created_at=now,
-            updated_at=now,
-        )
+) -> Conversation:
+    conversation = Conversation(
+        user_id=user_id,
+        api_key_id=api_key_id,
+        title=title_of(messages),
+        created_at=now,
+        updated_at=now,
     )
+    conversation.pk = rows.insert(conversation)
+    return conversation
+
+
+def _hashed(messages: Sequence[NewMessage]) -> Iterator[tuple[str, str, JSONValue]]:
+    """What of each message its hash covers."""
+    return ((message.role, message.name, message.content) for message in messages)
 
 
 def _reserve_message_pks(count: int) -> list[int]:
@@ -248,8 +217,3 @@ def _reserve_message_pks(count: int) -> list[int]:
         row = cursor.fetchone()
         last = row[0] if row else 0
         return list(range(last + 1, last + 1 + count))
-
-
-def _in_portions(hashes: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(hashes), HASHES_PER_QUERY):
-        yield hashes[start : start + HASHES_PER_QUERY]

@@ -1,4 +1,5 @@
-"""What a web process does for the history beside its requests: it folds, and takes away the old."""
+"""What a web process does for the history beside its requests: it folds, takes away the old, and
+keeps the database's picture of its indexes fresh."""
 
 import logging
 import threading
@@ -13,6 +14,15 @@ logger = logging.getLogger(__name__)
 
 FOLD_EVERY_S = 60.0
 PRUNE_EVERY_S = 3600.0
+
+
+def analyse() -> None:
+    """Has the database look at samples of its tables. Without, SQLite takes a status that nearly
+    all requests have for as good a key as a user. PostgreSQL's autovacuum does so by itself."""
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute("PRAGMA analysis_limit = 1000")
+        cursor.execute("ANALYZE")
 
 
 class Upkeep:
@@ -45,10 +55,11 @@ class Upkeep:
             hours_fold(should_stop=self._stopping.is_set)
             if time.monotonic() >= self._prune_from:
                 self._prune_from = time.monotonic() + PRUNE_EVERY_S
-                limits = limits_now()
-                pruned = prune(limits, should_stop=self._stopping.is_set)
+                pruned = prune(limits_now(), should_stop=self._stopping.is_set)
                 if pruned:
                     logger.info("pruned what is too old: %s", pruned)
+                if connection.vendor == "sqlite":
+                    analyse()
         except Exception:
             logger.exception("upkeep of the history failed; it is tried again in a minute")
             connection.close()

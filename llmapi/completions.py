@@ -14,6 +14,8 @@ from typing import Any
 
 from django.db import Error as DatabaseError
 
+from accounts.limits.holders import Holder
+from accounts.limits.limiter import Reservation
 from conversations.ids import public_id
 from conversations.models import Completion
 from conversations.services import (
@@ -21,7 +23,6 @@ from conversations.services import (
     CompletionEnd,
     NewCompletion,
     NewMessage,
-    completion_finish,
     completion_start,
 )
 from llmapi.backends.base import ChatRequest, CompletionRequest, Prepared, Request
@@ -37,6 +38,8 @@ from llmapi.engine.messages import (
 from llmapi.errors import ApiError, EngineLost, ServerUnavailable, as_api_error
 from llmapi.executors import admission, database
 from llmapi.flusher import flusher
+from llmapi.keeping import Keeping, past_of
+from llmapi.reservations import finish_and_settle, give_back, reserve
 from llmapi.running import running
 from llmapi.services import models
 
@@ -58,6 +61,11 @@ class Asker:
     user_id: int
     api_key_id: int | None
     request_id: str
+    holders: tuple[Holder, ...] = ()
+    """Whose limits bound the request."""
+
+    allowed_models: tuple[str, ...] = ()
+    """Ids and aliases; empty: all."""
 
     @property
     def is_anonymous(self) -> bool:
@@ -90,6 +98,12 @@ class Outcome:
     created: int
     prepared: Prepared
     choices: list[Choice]
+    reservation: Reservation | None = None
+    """What it holds of somebody's limits, until its end is written."""
+    keeping: Keeping = field(default_factory=Keeping)
+    conversation_id: str | None = None
+    """Of a chat that its owner may go on with by id."""
+
     started: float = field(default_factory=time.monotonic)
     first_token_ms: int | None = None
     status: Completion.Status = Status.RUNNING
@@ -156,17 +170,31 @@ class Outcome:
 
 
 def accept(
-    asker: Asker, request: Request, extra_parameters: dict[str, Any], streamed: bool
+    asker: Asker,
+    request: Request,
+    extra_parameters: dict[str, Any],
+    streamed: bool,
+    keeping: Keeping | None = None,
 ) -> Outcome:
-    """Prepare, then commit the row as `running`. Blocks.
+    """Read what the request continues, prepare, then commit the row as `running`. Blocks.
 
-    Raises ApiError: the model is unknown or not ready, the context is too long, the template
-    refuses, or the database does not take the row; then nothing was accepted.
+    Raises ApiError: the model is unknown, not ready or not for this key, the context is too long,
+    the template refuses, there is no such conversation, a limit is reached, or the database does
+    not take the row; then nothing was accepted.
     """
+    keeping = keeping or Keeping()
     kind = kind_of(request)
     completion_id = public_id(ID_PREFIXES[kind])
+    if request.model is not None:
+        models.check_allowed(request.model, asker.allowed_models)
+    said, past = messages_of(request), None
+    if keeping.conversation is not None and isinstance(request, ChatRequest):
+        past = past_of(keeping.conversation, asker.user_id, is_anonymous=asker.is_anonymous)
+        request = past.before(request)
     # Fairness and cache salting group by user, over any number of keys.
     prepared = models.prepare(request, completion_id, f"user-{asker.user_id}")
+    if request.model is None:
+        models.check_allowed(prepared.model, asker.allowed_models)
     new = NewCompletion(
         public_id=completion_id,
         kind=kind,
@@ -174,28 +202,40 @@ def accept(
         api_key_id=asker.api_key_id,
         process_id=running.process_id,
         model=prepared.model,
-        parameters={**prepared.parameters, **extra_parameters},
+        parameters=keeping.kept_parameters({**prepared.parameters, **extra_parameters}),
         request_id=asker.request_id,
         streamed=streamed,
         prompt_tokens=prepared.prompt_tokens,
-        messages=messages_of(request),
+        messages=said,
         prompt=prompt_of(request),
-        match_history=not asker.is_anonymous,
+        # What its owner is not shown begins a conversation of its own.
+        match_history=keeping.is_stored and not asker.is_anonymous,
+        below=past.leaf if past else None,
+        metadata=keeping.kept_metadata(),
+        is_stored=keeping.is_stored,
+        keeps_text=keeping.keeps_text,
     )
+    reservation = reserve(asker.holders, completion_id, prepared.most_tokens)
     try:
-        pk = completion_start(new)
-    except DatabaseError as error:
+        started = completion_start(new)
+    except BaseException as error:
+        give_back(reservation)
+        if not isinstance(error, DatabaseError):
+            raise
         logger.error("A request could not be written (%s)", asker.request_id, exc_info=error)
         raise ServerUnavailable(
             "The database does not answer, so the request was not accepted.",
             code="database_unavailable",
         ) from error
     return Outcome(
-        completion_pk=pk,
+        completion_pk=started.pk,
         public_id=completion_id,
-        created=int(time.time()),
+        created=int(started.created_at.timestamp()),
         prepared=prepared,
         choices=[Choice() for _ in range(prepared.choices)],
+        reservation=reservation,
+        keeping=keeping,
+        conversation_id=started.conversation_id if new.match_history else None,
     )
 
 
@@ -251,7 +291,7 @@ async def run_embedding(outcome: Outcome) -> list[bytes]:
 async def finish(outcome: Outcome, end: CompletionEnd) -> None:
     """Write the end of a request; a caller that is cancelled meanwhile waits for it."""
     outcome.status = end.status
-    writing = running.start_write(write_end(outcome.completion_pk, end))
+    writing = running.start_write(write_end(outcome.completion_pk, end, outcome.reservation))
     try:
         await asyncio.shield(writing)
     except asyncio.CancelledError:
@@ -259,11 +299,14 @@ async def finish(outcome: Outcome, end: CompletionEnd) -> None:
         raise
 
 
-async def write_end(completion_pk: int, end: CompletionEnd) -> None:
-    """Write the end of a request, again if the database stumbles. Raises ServerUnavailable."""
+async def write_end(
+    completion_pk: int, end: CompletionEnd, reservation: Reservation | None
+) -> None:
+    """Write the end of a request, again if the database stumbles, and settle what it held. Raises
+    ServerUnavailable."""
     for pause_s in (*FINISH_RETRIES_S, None):
         try:
-            await database.run(completion_finish, completion_pk, end)
+            await database.run(finish_and_settle, completion_pk, end, reservation)
             return
         except DatabaseError as error:
             if pause_s is None:
@@ -281,7 +324,7 @@ async def write_end_at_last(completion_pk: int, end: CompletionEnd) -> None:
     while True:
         await asyncio.sleep(1)
         try:
-            await database.run(completion_finish, completion_pk, end)
+            await database.run(finish_and_settle, completion_pk, end, None)
             return
         except DatabaseError:
             continue
@@ -295,7 +338,7 @@ async def end_abandoned(admitting: "asyncio.Task[Outcome]") -> None:
         return  # nothing was accepted, and nobody waits for the reason
     outcome = admitting.result()
     try:
-        await write_end(outcome.completion_pk, outcome.end(status))
+        await write_end(outcome.completion_pk, outcome.end(status), outcome.reservation)
     except ServerUnavailable as error:
         logger.error("An abandoned request could not be ended: %s", error)
 

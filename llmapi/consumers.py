@@ -19,6 +19,10 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
 
+from accounts.errors import LimitReached
+from accounts.limits.holders import holders_of
+from accounts.limits.limiter import limiter
+from accounts.models import ApiKey
 from llmapi import payloads, sse
 from llmapi.completions import (
     Asker,
@@ -78,6 +82,7 @@ class DoorConsumer(AsyncHttpConsumer):
         self.task: asyncio.Task[None] | None = None
         self.asker: Asker | None = None
         self.outcome: Outcome | None = None
+        self.limit_headers: dict[str, str] = {}
         self.status: int | None = None
         """Of the answer, once its headers were sent."""
 
@@ -130,10 +135,22 @@ class DoorConsumer(AsyncHttpConsumer):
         and that it is written down."""
         self.check_still_there()  # it may have waited long for the thread
         self.asker = self.identify()
-        self.asked = self.validate(body)
-        self.request = self.asked.to_request()
-        self.check_still_there()
-        return accept(self.asker, self.request, self.asked.kept_parameters, self.asked.streamed)
+        try:
+            self.asked = self.validate(body)
+            self.request = self.asked.to_request()
+            self.check_still_there()
+            asked = self.asked
+            outcome = accept(
+                self.asker, self.request, asked.kept_parameters, asked.streamed, asked.keeping
+            )
+        except LimitReached:
+            raise  # it has the headers itself
+        except Exception:
+            self.limit_headers = limiter.headers(self.asker.holders)
+            raise
+        if outcome.reservation is not None:
+            self.limit_headers = outcome.reservation.headers
+        return outcome
 
     def check_still_there(self) -> None:
         if self.task is not None and self.task.cancelling():
@@ -150,10 +167,17 @@ class DoorConsumer(AsyncHttpConsumer):
         drf_request = view.initialize_request(request)
         view.request = drf_request
         view.initial(drf_request)
-        user, key = drf_request.user, drf_request.auth
+        user = drf_request.user
+        key = drf_request.auth if isinstance(drf_request.auth, ApiKey) else None
         if user.pk is None:  # the permission classes let nobody else in
             raise PermissionDenied
-        return Asker(user.pk, key.pk if key else None, self.request_id)
+        return Asker(
+            user.pk,
+            key.pk if key else None,
+            self.request_id,
+            holders_of(user, key),
+            tuple(key.allowed_models) if key else (),
+        )
 
     def validate(self, body: bytes) -> RequestSerializer:
         headers = dict(self.scope["headers"])
@@ -192,12 +216,15 @@ class DoorConsumer(AsyncHttpConsumer):
 
     def headers(self, content_type: bytes) -> list[tuple[bytes, bytes]]:
         processing_ms = round((time.monotonic() - self.began) * 1000)
+        conversation_id = self.outcome and self.outcome.conversation_id
         return [
+            *([(b"x-conversation-id", conversation_id.encode())] if conversation_id else []),
             (b"content-type", content_type),
             (b"x-request-id", self.request_id.encode()),
             (b"openai-processing-ms", str(processing_ms).encode()),
             (b"x-content-type-options", b"nosniff"),
             (b"referrer-policy", b"same-origin"),
+            *((name.encode(), value.encode()) for name, value in self.limit_headers.items()),
         ]
 
     async def send_json(self, value: Any, status: int = 200, extra: Any = ()) -> None:
@@ -324,7 +351,8 @@ class ChatCompletionConsumer(GenerationConsumer):
 
     def finish_chunk(self, outcome: Outcome, event: Finish) -> dict[str, Any]:
         delta = {} if event.index in self.begun else {"role": "assistant", "content": ""}
-        return payloads.chat_chunk(outcome, event.index, delta, event.reason)
+        chunk = payloads.chat_chunk(outcome, event.index, delta, event.reason)
+        return chunk | payloads.conversation_named(outcome)
 
 
 class CompletionConsumer(GenerationConsumer):

@@ -6,13 +6,19 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from django.core.exceptions import DisallowedHost, PermissionDenied, RequestDataTooBig
+from django.core.exceptions import (
+    DisallowedHost,
+    PermissionDenied,
+    RequestDataTooBig,
+    SuspiciousOperation,
+)
 from django.db import InterfaceError, OperationalError
-from django.http import Http404, HttpRequest, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
 from accounts.errors import ApiError
+from accounts.pages import errors as pages
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +28,7 @@ ROUTES = (
     "/v1/completions",
     "/v1/embeddings",
     "/v1/models",
+    "/v1/conversations",
     "/v1/usage",
     "/v1/admin/adapters",
 )
@@ -181,6 +188,8 @@ def as_api_error(exception: BaseException) -> ApiError:
             )
         case RequestDataTooBig():
             return BodyTooLarge("The request body is too large.")
+        case SuspiciousOperation():  # a query string of thousands of fields
+            return InvalidRequest("The request could not be understood.")
         case Http404():
             return UnknownRoute("There is nothing here. The routes are listed at /docs/.")
         case PermissionDenied():
@@ -260,18 +269,31 @@ def json_error(exception: BaseException) -> JsonResponse:
     return JsonResponse(envelope(error), status=error.status_code, headers=error.headers)
 
 
-# Django's handlers of last resort (config.urls). The API answers JSON; pages keep Django's HTML.
+# Django's handlers of last resort (config.urls). Browsers that want a page get one, all else JSON.
 
 
-def bad_request(request: HttpRequest, exception: Exception) -> JsonResponse:
-    return json_error(
-        exception
-        if isinstance(exception, DisallowedHost | RequestDataTooBig)
-        else InvalidRequest("The request could not be understood.")
-    )
+def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
+    # Of a host that is not ours nothing more is read, not even which language it wants.
+    if isinstance(exception, DisallowedHost | RequestDataTooBig):
+        return json_error(exception)
+    if pages.wants_page(request):
+        return pages.bad_request_page()
+    return json_error(InvalidRequest("The request could not be understood."))
 
 
-def not_found(request: HttpRequest, exception: Exception) -> JsonResponse:
+def not_allowed(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return pages.not_allowed_page() if pages.wants_page(request) else json_error(exception)
+
+
+def csrf_failure(request: HttpRequest, reason: str = "") -> HttpResponse:
+    if pages.wants_page(request):
+        return pages.form_too_old_page()
+    return json_error(PermissionDenied())
+
+
+def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
+    if pages.wants_page(request):
+        return pages.not_found_page()
     path = request.path[:200]
     return json_error(UnknownRoute(f"{what_instead_of(path)} See /docs/ for the routes."))
 
@@ -289,5 +311,7 @@ def what_instead_of(path: str) -> str:
     return f"There is no {path} here.{hint}"
 
 
-def server_error(request: HttpRequest) -> JsonResponse:
+def server_error(request: HttpRequest) -> HttpResponse:
+    if pages.wants_page(request):
+        return pages.server_error_page()
     return json_error(InternalError("The server met an unexpected error. It has been logged."))

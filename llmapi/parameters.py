@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from rest_framework import serializers
+
 from llmapi.fields import StrictField, StrictString, run_indexed
 
 TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
@@ -210,3 +212,66 @@ class ContentField(StrictField):
         if "text" not in data:
             self.fail("part")
         return {"type": "text", "text": self.text.run_validation(data["text"])}
+
+
+class MetadataField(StrictField):
+    """OpenAI's metadata: up to 16 pairs of strings."""
+
+    expects = "an object of strings"
+    max_pairs, max_key, max_value = 16, 64, 512
+
+    default_error_messages = {
+        "count": "May hold {limit} pairs at most (it has {count}).",
+        "key": "A key may be {limit} characters long at most, and not empty ('{found}' is not).",
+        "key_nul": "A key may not contain NUL (U+0000).",
+    }
+    value = StrictString(required=True, max_length=max_value)
+
+    def json_schema(self) -> dict[str, Any]:
+        return {
+            "type": "object",
+            "additionalProperties": self.value.json_schema(),
+            "maxProperties": self.max_pairs,
+        }
+
+    def to_internal_value(self, data: Any) -> dict[str, str]:
+        if not isinstance(data, dict):
+            self.wrong_type(data)
+        if len(data) > self.max_pairs:
+            self.fail("count", limit=self.max_pairs, count=len(data))
+        pairs = {}
+        for key, value in data.items():
+            if "\0" in key:
+                self.fail("key_nul")
+            if not 1 <= len(key) <= self.max_key:
+                self.fail("key", limit=self.max_key, found=f"{key[:40]}...")
+            try:
+                pairs[key] = self.value.run_validation(value)
+            except serializers.ValidationError as error:
+                detail: Any = {key: error.detail}
+                raise serializers.ValidationError(detail) from error
+        return pairs
+
+
+class ConversationField(StrictField):
+    """A conversation by its id, or by an object that has it. Internal value: the id."""
+
+    expects = "the id of a conversation, or an object with the key 'id'"
+    text = StrictString(required=True, allow_empty=False, max_length=200)
+
+    default_error_messages = {"key": "Has only the key 'id' (found '{found}')."}
+
+    def json_schema(self) -> dict[str, Any]:
+        text = self.text.json_schema()
+        named = {"type": "object", "properties": {"id": text}, "required": ["id"]}
+        return {"oneOf": [text, named]}
+
+    def to_internal_value(self, data: Any) -> str:
+        if isinstance(data, dict):
+            for key in data:
+                if key != "id":
+                    self.fail("key", found=key[:40])
+            data = data.get("id")
+        if not isinstance(data, str):
+            self.wrong_type(data)
+        return self.text.run_validation(data)

@@ -51,7 +51,14 @@ def chat_completion(outcome: Outcome, request: ChatRequest) -> JSON:
         **head(outcome, "chat.completion"),
         "choices": asked + answers,
         "usage": usage(outcome),
+        **({"metadata": outcome.keeping.metadata} if outcome.keeping.metadata else {}),
+        **conversation_named(outcome),
     }
+
+
+def conversation_named(outcome: Outcome) -> JSON:
+    """By which id its owner may go on with it: a key of our own beside OpenAI's."""
+    return {"conversation": {"id": outcome.conversation_id}} if outcome.conversation_id else {}
 
 
 def seed_echo(request: ChatRequest) -> list[JSON]:

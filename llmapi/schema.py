@@ -81,6 +81,10 @@ class ChatChoice(s.Serializer):
     finish_reason = s.ChoiceField(FINISH_REASONS, required=False)
 
 
+class ConversationName(s.Serializer):
+    id = s.CharField()
+
+
 class ChatCompletionResponse(s.Serializer):
     id = s.CharField()
     object = s.CharField(help_text="`chat.completion`")
@@ -88,6 +92,10 @@ class ChatCompletionResponse(s.Serializer):
     model = s.CharField()
     choices = ChatChoice(many=True)
     usage = Usage()
+    metadata = s.DictField(child=s.CharField(), required=False, help_text="The request's own.")
+    conversation = ConversationName(
+        required=False, help_text="Which conversation it is a part of; not of what is not stored."
+    )
 
 
 class TextChoice(s.Serializer):
@@ -188,6 +196,94 @@ class AdapterResponse(s.Serializer):
 class AdapterListResponse(s.Serializer):
     object = s.CharField(help_text="`list`")
     data = AdapterResponse(many=True)  # type: ignore[assignment]
+
+
+class ListResponse(s.Serializer):
+    object = s.CharField(help_text="`list`")
+    first_id = s.CharField(allow_null=True)
+    last_id = s.CharField(allow_null=True)
+    has_more = s.BooleanField()
+
+
+class StoredChatDetails(s.Serializer):
+    status = s.ChoiceField(["running", "completed", "cancelled", "interrupted", "failed"])
+    error = s.CharField(allow_null=True)
+    parameters = s.DictField(help_text="Those in force, defaults filled in.")
+    first_token_ms = s.IntegerField(allow_null=True)
+    duration_ms = s.IntegerField(allow_null=True)
+
+
+class StoredChatResponse(ChatCompletionResponse):
+    request_id = s.CharField()
+    service_tier = s.CharField()
+    system_fingerprint = s.CharField(allow_null=True)
+    input_user = s.CharField(allow_null=True)
+    tools = s.JSONField(allow_null=True)
+    tool_choice = s.JSONField(allow_null=True)
+    response_format = s.JSONField(allow_null=True)
+    temperature = s.FloatField(allow_null=True)
+    top_p = s.FloatField(allow_null=True)
+    presence_penalty = s.FloatField(allow_null=True)
+    frequency_penalty = s.FloatField(allow_null=True)
+    seed = s.IntegerField(allow_null=True)
+    llmapi = StoredChatDetails()
+
+
+class StoredChatListResponse(ListResponse):
+    data = StoredChatResponse(many=True)  # type: ignore[assignment]
+
+
+class StoredMessage(s.Serializer):
+    id = s.CharField()
+    role = s.CharField()
+    content = s.CharField()
+    name = s.CharField(allow_null=True)
+    refusal = s.CharField(allow_null=True)
+    content_parts = s.ListField(child=s.DictField(), allow_null=True)
+
+
+class StoredMessageListResponse(ListResponse):
+    data = StoredMessage(many=True)  # type: ignore[assignment]
+
+
+class DeletedResponse(s.Serializer):
+    id = s.CharField()
+    object = s.CharField()
+    deleted = s.BooleanField()
+
+
+class ConversationDetails(s.Serializer):
+    title = s.CharField()
+    updated_at = s.IntegerField()
+
+
+class ConversationResponse(s.Serializer):
+    id = s.CharField()
+    object = s.CharField(help_text="`conversation`")
+    created_at = s.IntegerField(help_text="Unix time in seconds.")
+    metadata = s.DictField(child=s.CharField())
+    llmapi = ConversationDetails()
+
+
+class ConversationListResponse(ListResponse):
+    data = ConversationResponse(many=True)  # type: ignore[assignment]
+
+
+class ItemPart(s.Serializer):
+    type = s.ChoiceField(["input_text", "output_text"])
+    text = s.CharField()
+
+
+class ItemResponse(s.Serializer):
+    id = s.CharField()
+    type = s.CharField(help_text="`message`")
+    role = s.CharField()
+    status = s.ChoiceField(["completed", "incomplete"])
+    content = ItemPart(many=True)
+
+
+class ItemListResponse(ListResponse):
+    data = ItemResponse(many=True)  # type: ignore[assignment]
 
 
 class UsageResult(s.Serializer):

@@ -24,10 +24,13 @@ from llmapi.backends.base import (
     GenerationOptions,
 )
 from llmapi.fields import StrictBoolean, StrictFloat, StrictInteger, StrictString, type_name
+from llmapi.keeping import Keeping
 from llmapi.parameters import (
     ContentField,
+    ConversationField,
     EarlyStoppingField,
     LogitBiasField,
+    MetadataField,
     PromptsField,
     StopField,
     TokenIdsField,
@@ -61,9 +64,6 @@ class StrictSerializer(serializers.Serializer):
     neutral: ClassVar[NEUTRAL] = {}
     """Parameter -> the values at which it changes nothing (null always is one)."""
 
-    refusals: ClassVar[Mapping[str, str]] = {}
-    """What is said of other values, where it is more than that they are not supported."""
-
     class Meta:
         list_serializer_class = StrictListSerializer
 
@@ -85,11 +85,9 @@ class StrictSerializer(serializers.Serializer):
         # type() too, for 0 == False and 1 == True
         if value is None or any(type(value) is type(n) and value == n for n in neutral):
             return
-        refusal = self.refusals.get(key, f"'{key}' is not supported by this server")
         accepted = " or ".join(["null", *map(json.dumps, neutral)])
-        raise serializers.ValidationError(
-            {key: [f"{refusal}; leave it out (or send {accepted})."]}, code="unsupported_parameter"
-        )
+        message = f"'{key}' is not supported by this server; leave it out (or send {accepted})."
+        raise serializers.ValidationError({key: [message]}, code="unsupported_parameter")
 
     def hint(self, unknown: str) -> str:
         """What may have been meant by a parameter that there is not."""
@@ -132,6 +130,10 @@ class RequestSerializer(StrictSerializer):
     def kept_parameters(self) -> dict[str, Any]:
         sent = self.validated_data
         return {name: sent[name] for name in self.kept if sent.get(name) is not None}
+
+    @property
+    def keeping(self) -> Keeping:
+        return Keeping()
 
 
 class StreamOptionsSerializer(StrictSerializer):
@@ -320,12 +322,9 @@ class ChatCompletionSerializer(GenerationSerializer):
         "reasoning_effort": ("none",),
         "verbosity": ("medium",),
         "web_search_options": (),
-        "metadata": ({},),
-        "store": (True,),
         "safety_identifier": (),
         "prompt_cache_key": (),
     }
-    refusals = {"store": "'store' cannot be switched off, for every request is kept on this server"}
     # max_length is checked before the messages are: a million of them costs nothing.
     messages = MessageSerializer(  # type: ignore[call-arg]  # goes to DRF's ListSerializer
         many=True,
@@ -342,6 +341,15 @@ class ChatCompletionSerializer(GenerationSerializer):
         maximum=MAX_LOGPROBS,
         help_text="And those of so many most probable tokens at its place; with `logprobs` only.",
     )
+    metadata = MetadataField(
+        help_text="Labels of your own, to find the chat by in `GET /v1/chat/completions`."
+    )
+    store = StrictBoolean(
+        help_text="Whether `GET /v1/chat/completions` lists it. Left out: the server's setting."
+    )
+    conversation = ConversationField(
+        help_text="Go on with this conversation: what was said in it goes before `messages`."
+    )
 
     def validate_messages(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
         if not messages:
@@ -352,6 +360,10 @@ class ChatCompletionSerializer(GenerationSerializer):
         if attrs.get("max_tokens") is not None and attrs.get("max_completion_tokens") is not None:
             raise serializers.ValidationError(
                 {"max_tokens": ["Send 'max_completion_tokens' or 'max_tokens', not both."]}
+            )
+        if attrs.get("store") is False and attrs.get("conversation") is not None:
+            raise serializers.ValidationError(
+                {"store": ["May not be false with 'conversation', to which the answer is added."]}
             )
         if attrs.get("top_logprobs") and not attrs.get("logprobs"):
             raise serializers.ValidationError(
@@ -364,6 +376,11 @@ class ChatCompletionSerializer(GenerationSerializer):
         sent = self.validated_data
         logprobs = (sent.get("top_logprobs") or 0) if sent.get("logprobs") else None
         return replace(super().options, logprobs=logprobs)
+
+    @property
+    def keeping(self) -> Keeping:
+        sent = self.validated_data
+        return Keeping(sent.get("metadata") or {}, sent.get("store"), sent.get("conversation"))
 
     def to_request(self) -> ChatRequest:
         sent = self.validated_data

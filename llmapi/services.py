@@ -1,8 +1,9 @@
 """`ModelService`: which models are served, and by which backend."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
+from accounts.errors import PermissionRefused
 from llmapi.backends.adapters import Adapters
 from llmapi.backends.base import Backend, BackendFailed, ModelCard, Prepared, Request
 from llmapi.engine.messages import Answer
@@ -65,16 +66,30 @@ class ModelService:
         """Those on the default model; None: it can have none."""
         return self._backends[0].adapters if self._backends else None
 
-    def cards(self) -> list[ModelCard]:
+    def cards(self, allowed: Collection[str] = ()) -> list[ModelCard]:
         """The served models, the default first, then their aliases; those still loading are left
-        out."""
+        out, and those that `allowed` does not name (`check_allowed`)."""
         cards = {card.id: card for backend in self._backends for card in backend.cards}
         aliases = [
             replace(cards[target], id=alias, alias_of=target)
             for alias, target in self._aliases.items()
             if target in cards
         ]
-        return [*cards.values(), *aliases]
+        return [
+            card
+            for card in (*cards.values(), *aliases)
+            if not allowed or card.id in allowed or card.alias_of in allowed
+        ]
+
+    def check_allowed(self, model: str, allowed: Collection[str]) -> None:
+        """Raises PermissionRefused if `allowed` has neither this id or alias nor what it stands
+        for. () allows all."""
+        if allowed and not {model, self._aliases.get(model)} & {*allowed}:
+            raise PermissionRefused(
+                f"This API key may not use the model '{model[:100]}'; it may use "
+                f"{', '.join(allowed)}.",
+                param="model",
+            )
 
     def card(self, model: str) -> ModelCard:
         for card in self.cards():
@@ -134,3 +149,8 @@ class ModelService:
 
 
 models = ModelService()
+
+
+def model_names() -> list[str]:
+    """The names that requests may use at present, for forms that offer them."""
+    return [card.id for card in models.cards()]

@@ -2,10 +2,22 @@
 
 from django.urls import path
 
-from llmapi import adapter_views, usage_views, views
+from llmapi import adapter_views, conversation_views, history_views, usage_views, views
 
 urlpatterns = [
-    path("v1/chat/completions", views.ChatCompletionsView.as_view()),
+    path("v1/chat/completions", history_views.StoredChatsView.as_view()),
+    path("v1/chat/completions/<str:completion_id>", history_views.StoredChatView.as_view()),
+    path(
+        "v1/chat/completions/<str:completion_id>/messages",
+        history_views.StoredChatMessagesView.as_view(),
+    ),
+    path("v1/conversations", conversation_views.ConversationsView.as_view()),
+    path("v1/conversations/<str:conversation_id>", conversation_views.ConversationView.as_view()),
+    path("v1/conversations/<str:conversation_id>/items", conversation_views.ItemsView.as_view()),
+    path(
+        "v1/conversations/<str:conversation_id>/items/<str:item_id>",
+        conversation_views.ItemView.as_view(),
+    ),
     path("v1/completions", views.CompletionsView.as_view()),
     path("v1/embeddings", views.EmbeddingsView.as_view()),
     path("v1/models", views.ModelsView.as_view()),

@@ -13,7 +13,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from accounts.models import Scope
+from accounts.models import ApiKey, Scope
 from llmapi import payloads
 from llmapi.errors import RETRY_AFTER_S, ServerUnavailable
 from llmapi.running import running
@@ -42,6 +42,7 @@ ERRORS = {
     403: OpenApiResponse(ErrorResponse, "The key is not for this."),
     404: OpenApiResponse(ErrorResponse, "There is no such model or route."),
     413: OpenApiResponse(ErrorResponse, "The body is too large."),
+    429: OpenApiResponse(ErrorResponse, "A limit of the key or of its owner is reached."),
     503: OpenApiResponse(ErrorResponse, "Not now: loading, overloaded or shutting down."),
 }
 STREAMS = (
@@ -129,6 +130,11 @@ class EmbeddingsView(DoorView):
         self.refuse()
 
 
+def allowed_models(request: Request) -> list[str]:
+    """Those of the key; empty: all."""
+    return request.auth.allowed_models if isinstance(request.auth, ApiKey) else []
+
+
 class ModelsView(APIView):
     scope = None
 
@@ -139,7 +145,7 @@ class ModelsView(APIView):
         tags=["Models"],
     )
     def get(self, request: Request) -> Response:
-        return Response(payloads.model_list(models.cards()))
+        return Response(payloads.model_list(models.cards(allowed_models(request))))
 
 
 class ModelView(APIView):
@@ -148,10 +154,11 @@ class ModelView(APIView):
     @extend_schema(
         operation_id="retrieveModel",
         summary="Read one model",
-        responses={200: ModelResponse, 401: ERRORS[401], 404: ERRORS[404]},
+        responses={200: ModelResponse, **{status: ERRORS[status] for status in (401, 403, 404)}},
         tags=["Models"],
     )
     def get(self, request: Request, model: str) -> Response:
+        models.check_allowed(model, allowed_models(request))
         return Response(payloads.model_object(models.card(model)))
 
 

@@ -96,8 +96,13 @@ class ExportedAdmin(HistoryAdmin):
             "query": request.GET.urlencode(),
             "format": self.export_format.upper(),
             "holds": self.export_holds,
+            "bounded": self.is_bounded(request),
         }
         return TemplateResponse(request, "admin/conversations/export.html", context)
+
+    def is_bounded(self, request: HttpRequest) -> bool:
+        """Whether a filter in the address looks at the newest rows only."""
+        return bool(request.GET.get("q"))
 
     def file(self, queryset: QuerySet[Any]) -> StreamingHttpResponse:
         name = str(self.opts.verbose_name_plural).replace(" ", "-")

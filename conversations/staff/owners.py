@@ -75,7 +75,7 @@ class GovernedAdmin(admin.ModelAdmin):
     """Superusers alone change staff, their keys and anybody's rights."""
 
     open_actions: tuple[str, ...] = ()
-    """Those that ask for a right of their own, on whomever."""
+    """Those that may be asked for whomever: they have a right or a check of their own."""
 
     owner_path = ""
     """From a row to its user, as a prefix of lookups."""
@@ -134,8 +134,9 @@ class UserUsageAdmin(GovernedAdmin, UserAdmin):
         *("username", "email", "is_active", "is_staff", "last_used"),
         *("used_lately", "ways"),
     ]
-    actions = [*UserAdmin.actions, "erase_texts"]  # type: ignore[misc]
-    open_actions = ("erase_texts",)
+    actions = [*UserAdmin.actions, "erase_texts"]
+    # The links see for themselves whom they are for.
+    open_actions = ("erase_texts", "password_links")
     show_full_result_count = False
 
     def owner(self, obj: User) -> User:

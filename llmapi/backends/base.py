@@ -116,6 +116,15 @@ class Prepared:
         return isinstance(self.work, GenerateRequest) and self.work.params.logprobs is not None
 
     @property
+    def most_tokens(self) -> int:
+        """What it can use at most, the prompts and all that is drawn for them."""
+        work = self.work
+        if isinstance(work, EmbedRequest):
+            return self.prompt_tokens
+        drawn = len(work.prompts) * max(work.n, work.best_of or 0)
+        return self.prompt_tokens + drawn * work.params.max_tokens
+
+    @property
     def choices(self) -> int:
         """How many texts come back."""
         if isinstance(self.work, EmbedRequest):

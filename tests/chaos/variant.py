@@ -41,19 +41,22 @@ def done_before_commit() -> None:
 
 def accepted_before_commit() -> None:
     """The row is written when the answer is complete, not before it begins."""
+    from django.utils import timezone
+
+    from conversations.services import Started
     from llmapi import completions
 
     start, finish = completions.completion_start, completions.completion_finish
     waiting = {}
     numbers = itertools.count(1)
 
-    def start_later(new: Any) -> int:
+    def start_later(new: Any) -> Started:
         pk = -next(numbers)
         waiting[pk] = new
-        return pk
+        return Started(pk, timezone.now(), None)
 
     completions.completion_start = start_later
-    completions.completion_finish = lambda pk, end: finish(start(waiting.pop(pk)), end)
+    completions.completion_finish = lambda pk, end: finish(start(waiting.pop(pk)).pk, end)
 
 
 def text_cut_short() -> None:

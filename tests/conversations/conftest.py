@@ -40,7 +40,7 @@ class History:
             "prompt_tokens": 7,
             "messages": tuple(NewMessage(*message) for message in messages) if messages else None,
         }
-        return completion_start(NewCompletion(**{**values, **fields}))
+        return completion_start(NewCompletion(**{**values, **fields})).pk
 
     def finish(self, pk: int, *texts: str, status="completed", **fields) -> None:  # type: ignore[no-untyped-def]
         reason = "stop" if status == "completed" else None

@@ -259,16 +259,42 @@ def test_completion_list_finds_prompts_answers_ids_and_kinds(staff_client, three
     assert found(user="bob", status="cancelled") == 1
 
 
+def test_search_of_words_goes_no_further_than_the_newest_and_says_so(
+    staff_client, alice, history, monkeypatch
+) -> None:
+    rows = [history.say(alice, [("user", f"about {n}")], "an answer") for n in range(4)]
+    assert titles(staff_client, q="an answer") == {f"about {n}" for n in range(4)}
+    monkeypatch.setattr(selectors, "SEARCHED", 2)
+    assert titles(staff_client, q="an answer") == {"about 3", "about 2"}
+    assert "Only the newest 2" in body(staff_client, list_url("conversation"), q="answer")
+    assert "Only the newest 2" in body(staff_client, list_url("completion"), q="answer")
+    oldest = rows[0].conversation
+    assert titles(staff_client, q=oldest.public_id) == {"about 0"}
+    until = {"updated_at__lt": str(rows[1].conversation.updated_at)}
+    assert titles(staff_client, q="an answer", **until) == {"about 0"}
+
+
+def test_filter_by_status_looks_at_the_newest_such_requests_of_the_user(
+    staff_client, alice, bob, history, monkeypatch
+) -> None:
+    for user in (alice, bob, bob):
+        pk = history.start(user, [("user", f"of {user.username}")])
+        history.finish(pk, status="failed")
+    monkeypatch.setattr(selectors, "DEEPEST", 2)
+    assert titles(staff_client, status="failed") == {"of bob"}
+    assert titles(staff_client, status="failed", user="alice") == {"of alice"}
+
+
 def test_lists_ask_a_fixed_number_of_queries(
     staff_client, alice, history, django_assert_max_num_queries
 ) -> None:
     key, _ = accounts.key_create(user=alice)
     for index in range(60):
         history.say(alice, [("user", str(index))], "yes", api_key_id=key.pk)
-    with django_assert_max_num_queries(11):
+    with django_assert_max_num_queries(13):
         text = body(staff_client, list_url("conversation"))
     assert text.count("7 + 5") == 50
-    with django_assert_max_num_queries(6):
+    with django_assert_max_num_queries(7):
         body(staff_client, list_url("completion"))
 
 
@@ -280,7 +306,7 @@ def test_transcript_asks_a_fixed_number_of_queries(
         messages.append(("user", str(turn)))
         row = history.say(alice, messages, f"answer {turn}", f"other {turn}")
         messages.append(("assistant", f"answer {turn}"))
-    with django_assert_max_num_queries(13):
+    with django_assert_max_num_queries(14):
         text = body(staff_client, page_url(row.conversation))
     assert text.count("history-text") == 45
 

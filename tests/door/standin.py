@@ -3,6 +3,7 @@
 import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from llmapi.backends.local import LocalBackend
 from llmapi.engine.config import EngineConfig
@@ -27,6 +28,29 @@ from llmapi.engine.messages import (
 )
 
 HIDDEN_SIZE = 4
+
+
+def model_info(**facts: Any) -> ModelInfo:
+    """What an engine tells of a small model, with these `facts` in place of the usual ones."""
+    usual: dict[str, Any] = {
+        "name": "base",
+        "tokenizer_path": "",
+        "context_length": 512,
+        "hidden_size": HIDDEN_SIZE,
+        "vocab_size": 400,
+        "eos_token_ids": (2,),
+        "parameters": 1000,
+        "dtype": "float32",
+        "quantisation": None,
+        "decoder": "none",
+        "device": "cpu",
+        "kv_cache_tokens": 4096,
+        "kv_block_tokens": 16,
+        "max_batch": 8,
+        "load_s": 0.0,
+        "generation_defaults": {},
+    }
+    return ModelInfo(**usual | facts)
 
 
 class StandIn:
@@ -114,25 +138,7 @@ class StandIn:
 
     @property
     def info(self) -> ModelInfo:
-        return ModelInfo(
-            name="base",
-            tokenizer_path=str(self.tokenizer),
-            context_length=512,
-            hidden_size=HIDDEN_SIZE,
-            vocab_size=400,
-            eos_token_ids=(2,),
-            parameters=1000,
-            dtype="float32",
-            quantisation=None,
-            decoder="none",
-            device="cpu",
-            kv_cache_tokens=4096,
-            kv_block_tokens=16,
-            max_batch=8,
-            load_s=0.0,
-            generation_defaults={},
-            lora=self.lora,
-        )
+        return model_info(tokenizer_path=str(self.tokenizer), lora=self.lora)
 
     def asked_to_load(self, life: int = -1) -> list[str]:
         return [m.name for m in self.heard[life] if isinstance(m, LoadAdapter)]

@@ -19,8 +19,8 @@ from llmapi.backends.sampling import SamplingDefaults
 from llmapi.backends.templates import BUILT_IN, built_in, read_template
 from llmapi.configured import prompt_template
 from llmapi.engine.config import EngineConfig
-from llmapi.engine.messages import ModelInfo
 from llmapi.errors import InvalidRequest
+from tests.door.standin import model_info
 from tests.engine import pieces, tiny
 
 LLAMA = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}
@@ -185,24 +185,7 @@ def test_a_token_that_the_model_lacks_is_refused(tmp_path):
 
 
 def info_of(vocab_size, eos=(0,)):
-    return ModelInfo(
-        name="m",
-        tokenizer_path="",
-        context_length=1024,
-        hidden_size=8,
-        vocab_size=vocab_size,
-        eos_token_ids=eos,
-        parameters=1,
-        dtype="float32",
-        quantisation=None,
-        decoder="fused",
-        device="cpu",
-        kv_cache_tokens=4096,
-        kv_block_tokens=16,
-        max_batch=8,
-        load_s=0.0,
-        generation_defaults={},
-    )
+    return model_info(vocab_size=vocab_size, eos_token_ids=eos)
 
 
 def test_an_answer_ends_where_the_template_ends_its_turns(tmp_path):

@@ -207,6 +207,21 @@ def packed_attention(
     return out
 
 
+@torch.inference_mode()
+def greedy(model: Any, prompt: list[int], count: int) -> list[int]:
+    """The next `count` tokens, as transformers' `generate` finds them."""
+    ids = torch.tensor([prompt])
+    output = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=count,
+        do_sample=False,
+        pad_token_id=2,
+    )
+    tokens: list[int] = output[0, len(prompt) :].tolist()
+    return tokens
+
+
 def some_prompt(seed: int, length: int, vocab: int = 400) -> list[int]:
     """Ordinary tokens, no special ones."""
     generator = torch.Generator().manual_seed(seed)

@@ -24,7 +24,7 @@ from transformers import LlamaForCausalLM
 # Tensors of inference mode cannot be wrapped. Before anything of the engine is decorated with it.
 torch.inference_mode = torch.no_grad  # type: ignore[misc,assignment]
 
-from driving import ask, drive, embed, some_prompt  # noqa: E402
+from driving import ask, drive, embed, greedy, some_prompt  # noqa: E402
 
 from llmapi.engine import loader  # noqa: E402
 from llmapi.engine.config import EngineConfig  # noqa: E402
@@ -146,17 +146,7 @@ def main(root: Path) -> None:
         LlamaForCausalLM.from_pretrained(base, dtype=torch.float32), adapter
     ).eval()
     prompts = [some_prompt(i, length) for i, length in enumerate((3, 30, 70))]
-    expected = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt])
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=10,
-            do_sample=False,
-            pad_token_id=2,
-        )
-        expected.append(output[0, len(prompt) :].tolist())
+    expected = [greedy(model, prompt, 10) for prompt in prompts]
 
     _setup_privateuseone_for_python_backend(NAME)
     devices = [torch.device(NAME, 0), torch.device(NAME, 1)]

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 import transformers
-from driving import ask, drive, make_engine, some_prompt
+from driving import ask, drive, greedy, make_engine, some_prompt
 
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.engine import Engine
@@ -126,11 +126,8 @@ def test_logits_and_greedy_tokens_equal_transformers(
     for i, prompt in enumerate(prompts):
         ids = torch.tensor([prompt])
         with torch.inference_mode():
-            output = model.generate(
-                ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False
-            )
             logprobs = model(ids).logits[0].log_softmax(-1)
-        assert drawn[f"r{i}"] == output[0, len(prompt) :].tolist()
+        assert drawn[f"r{i}"] == greedy(model, prompt, 12)
         expected = logprobs[:-1].gather(-1, ids[0, 1:, None])[:, 0].tolist()
         first, *rest = (score.logprob for score in told.prompt_logprobs[f"r{i}", 0])
         assert first is None

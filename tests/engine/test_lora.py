@@ -11,7 +11,7 @@ import directories
 import pieces
 import pytest
 import torch
-from driving import Told, ask, drive
+from driving import Told, ask, drive, greedy
 from peft import PeftModel
 from transformers import AutoTokenizer, LlamaForCausalLM
 
@@ -132,18 +132,7 @@ def answers(loaded: Loaded, model: Any, prompts: list[list[int]]) -> tuple[Told,
     told = drive(
         loaded.engine, *(ask(f"r{i}", p, max_tokens=16, logprobs=0) for i, p in enumerate(prompts))
     )
-    theirs = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt])
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            max_new_tokens=16,
-            do_sample=False,
-            pad_token_id=2,
-        )
-        theirs.append(output[0, len(prompt) :].tolist())
-    return told, theirs
+    return told, [greedy(model, prompt, 16) for prompt in prompts]
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

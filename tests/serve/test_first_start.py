@@ -14,10 +14,11 @@ KEY = re.compile(r"API key       (sk-\S+)")
 def test_the_first_start_prints_a_staff_user_who_can_sign_in(server):
     ((username, password),) = STAFF.findall(server.out)
     with httpx.Client(base_url=server.url, timeout=30) as browser:
-        form = browser.get("/admin/login/")
+        form = browser.get("/admin/", follow_redirects=True)
         answer = browser.post(
-            "/admin/login/?next=/admin/",
+            "/sign-in/",
             data={
+                "next": "/admin/",
                 "username": username,
                 "password": password,
                 "csrfmiddlewaretoken": browser.cookies["csrftoken"],

@@ -9,6 +9,7 @@ from django.db import connection
 from accounts.management.database import failing_as
 from conversations.models import Completion
 from conversations.synthetic import Plan, generate
+from conversations.upkeep import analyse
 
 
 class Command(BaseCommand):
@@ -39,12 +40,13 @@ class Command(BaseCommand):
                     "This database has requests already. Use one of its own (DATABASE_URL), or "
                     "say --force."
                 )
-            if connection.vendor == "sqlite":
+            if connection.vendor == "sqlite" and not connection.in_atomic_block:
                 # If the machine dies now, the file is made again.
                 with connection.cursor() as cursor:
                     cursor.execute("PRAGMA synchronous = OFF")
                     cursor.execute("PRAGMA cache_size = -500000")
             generate(plan, report)
+            analyse()
         self.stdout.write(
             f"{plan.completions:,} requests of {plan.users} users over {plan.days} days. "
             "'manage.py foldusage' sums them up by the hour."

@@ -19,7 +19,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import DatabaseError, OperationalError, connection, connections
 from django.db.migrations.executor import MigrationExecutor
 from pydantic import ValidationError
+from redis import RedisError
 
+from accounts.limits.limiter import limiter
+from accounts.limits.shared import SharedStore
 from accounts.services import first_staff_create
 from conversations.lockfile import LockFile
 from conversations.processes import ProcessRegistration
@@ -87,6 +90,7 @@ class Command(BaseCommand):
         registration = ProcessRegistration()
         registration.start()
         running.process_id = registration.process_id
+        limiter.open(self.shared_limits(options.redis_url))
         connections.close_all()
 
         server = DoorServer(get_default_application(), listener, options.shutdown_timeout_s)
@@ -103,6 +107,7 @@ class Command(BaseCommand):
             models.stop()
             admission.close()
             database.close()
+            limiter.close()
             registration.stop()
         if self.failed:
             raise CommandError(self.failed)
@@ -124,6 +129,20 @@ class Command(BaseCommand):
             raise CommandError(f"The database does not answer (DATABASE_URL): {error}") from error
         except DatabaseError as error:
             raise CommandError(f"The database could not be prepared: {error}") from error
+
+    def shared_limits(self, redis_url: str | None) -> SharedStore | None:
+        """Where limits are counted for all processes together; None: each counts its own."""
+        if redis_url is None:
+            return None
+        store = SharedStore(redis_url)
+        try:
+            store.ping()
+        except RedisError as error:
+            self.report(
+                f"Redis does not answer (REDIS_URL): {error}. Until it does, limits hold for this "
+                "process alone."
+            )
+        return store
 
     # ---- while the model loads ------------------------------------------------------------------
 
@@ -168,8 +187,6 @@ class Command(BaseCommand):
                 f"Listening on {self.host}, but only requests to localhost are answered: name the "
                 "addresses that others will use in ALLOWED_HOSTS, separated by commas."
             )
-        if settings.LLMAPI.redis_url:
-            self.report("REDIS_URL is not used by this version.")
         if self.allow_anonymous:
             self.report("Requests without a key are answered (LLMAPI_ALLOW_ANONYMOUS).")
 

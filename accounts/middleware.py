@@ -1,0 +1,90 @@
+"""What every page carries: the policy that browsers keep, and its language."""
+
+from collections.abc import Awaitable, Callable
+from typing import ClassVar
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.conf import settings
+from django.http import HttpRequest, HttpResponseBase
+from django.middleware.locale import LocaleMiddleware
+from django.utils import translation
+
+GetResponse = Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]
+
+HEADER = "Content-Security-Policy"
+POLICY = {
+    "default-src": "'self'",
+    "script-src": "'self'",
+    "style-src": "'self'",
+    "img-src": "'self' data:",
+    "object-src": "'none'",
+    "frame-ancestors": "'none'",
+    "form-action": "'self'",
+    "base-uri": "'none'",
+}
+
+
+def policy(**changes: str) -> str:
+    """The header's value. `style_src="'self' 'unsafe-inline'"` changes one directive, for a page of
+    others' making: such a view sets the header itself."""
+    changed = {name.replace("_", "-"): value for name, value in changes.items()}
+    return "; ".join(f"{name} {value}" for name, value in (POLICY | changed).items())
+
+
+class ContentSecurityPolicyMiddleware:
+    """Scripts and styles come from files of this server, and from nowhere else: text of a model or
+    a user that gets into a page unescaped still runs nothing."""
+
+    sync_capable: ClassVar[bool] = True
+    async_capable: ClassVar[bool] = True
+    value = policy()
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+        if iscoroutinefunction(get_response):
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        response = self.get_response(request)
+        if isinstance(response, HttpResponseBase):
+            return self.protect(response)
+        return self.protect_later(response)
+
+    def protect(self, response: HttpResponseBase) -> HttpResponseBase:
+        response.headers.setdefault(HEADER, self.value)
+        return response
+
+    async def protect_later(self, coming: Awaitable[HttpResponseBase]) -> HttpResponseBase:
+        return self.protect(await coming)
+
+
+class PageLanguageMiddleware(LocaleMiddleware):
+    """Pages in the language that their reader chose, or that the browser asks for; the API always
+    in English, for its sentences are read by programs and in logs."""
+
+    def process_request(self, request: HttpRequest) -> None:
+        if is_api(request.path_info):
+            translation.activate(settings.LANGUAGE_CODE)
+            request.LANGUAGE_CODE = settings.LANGUAGE_CODE
+        else:
+            super().process_request(request)
+
+    def process_response(
+        self, request: HttpRequest, response: HttpResponseBase
+    ) -> HttpResponseBase:
+        if is_api(request.path_info):
+            return response
+        return super().process_response(request, response)
+
+
+def is_api(path: str) -> bool:
+    """Whether programs ask there: they get JSON, in English."""
+    return f"{path}/".startswith(("/v1/", "/health/", "/ready/", "/openapi.json/"))
+
+
+def path_to_log(path: str) -> str:
+    """The path without what is as good as a password in it: the tokens of links."""
+    for door in ("/sign-up/", "/password/"):
+        if path.startswith(door) and path != door:
+            return f"{door}…"
+    return path[:200]

@@ -1,0 +1,1 @@
+"""The pages of users: sign-in, keys, and the design that all pages share."""

@@ -1,0 +1,39 @@
+"""What the history refuses. All of it leaves the API in OpenAI's envelope."""
+
+from accounts.errors import ApiError
+
+
+class NotFound(ApiError):
+    """404: there is no such thing, or it is another user's. Both are told alike."""
+
+    status_code = 404
+    code = "not_found"
+
+    def __init__(self, kind: str, public_id: str, *, param: str) -> None:
+        super().__init__(f"You have no {kind} '{public_id[:80]}'.", param=param)
+
+
+class ConversationBusy(ApiError):
+    """409: a request of this conversation is still being answered."""
+
+    status_code = 409
+    code = "conversation_busy"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A request of this conversation is still being answered. Wait for its end, or cancel "
+            "it by closing its connection; then try again."
+        )
+
+
+class ConversationChanged(ApiError):
+    """409: between reading the history and adding to it, an item of it was deleted."""
+
+    status_code = 409
+    code = "conversation_changed"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The conversation was changed while this request was being accepted. Send it again.",
+            param="conversation",
+        )

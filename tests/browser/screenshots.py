@@ -1,0 +1,154 @@
+"""`PASSWORD=... python -m tests.browser.screenshots URL USER FOLDER`: a picture of every page of a
+running server, at two widths, in two languages, light and dark.
+
+It makes keys and an invitation: run it on a database of its own.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from selenium.webdriver import Chrome
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.browser.chromium import browser, complaints, look, save_page
+
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+LANGUAGES = {"en": "en", "zh": "zh-CN"}
+
+
+class Tour:
+    """One browser, one language; every page is shot in each size and scheme where it stands."""
+
+    def __init__(self, driver: Chrome, url: str, folder: Path, language: str) -> None:
+        self.driver, self.url, self.folder, self.language = driver, url, folder, language
+
+    def go(self, path: str) -> None:
+        look(self.driver, *SIZES["desktop"])
+        self.driver.get(self.url + path)
+
+    def shoot(self, name: str, prepare: Callable[[], None] | None = None) -> None:
+        for size, (width, height) in SIZES.items():
+            for scheme in ("light", "dark"):
+                look(self.driver, width, height, scheme)
+                if prepare:
+                    prepare()
+                save_page(self.driver, self.folder / f"{name}-{size}-{self.language}-{scheme}.png")
+        for complaint in complaints(self.driver):
+            print(f"{name} {self.language}: {complaint}")
+
+    def page(self, name: str, path: str) -> None:
+        self.go(path)
+        self.shoot(name)
+
+    def fill(self, **values: str) -> None:
+        for name, value in values.items():
+            field = self.driver.find_element(By.NAME, name)
+            field.clear()
+            field.send_keys(value)
+
+    def press(self, selector: str = "main form button[type=submit]") -> None:
+        self.driver.execute_script("document.querySelector(arguments[0]).click()", selector)
+
+    def sign_in(self, username: str, password: str) -> None:
+        self.go("/sign-in/")
+        self.fill(username=username, password=password)
+        self.press("form.form button[type=submit]")
+
+    def open_menu(self) -> None:
+        self.driver.execute_script("document.querySelector('[data-menu]').open = true")
+
+    def open_all(self) -> None:
+        self.driver.execute_script(
+            "for (const d of document.querySelectorAll('details.fold')) d.open = true"
+        )
+
+
+def tour(driver: Chrome, url: str, username: str, password: str, folder: Path, code: str) -> None:
+    see = Tour(driver, url, folder, code)
+    for path, name in (
+        ("/sign-in/", "sign-in"),
+        ("/sign-up/", "sign-up"),
+        ("/sign-up/no-such-token/", "invitation-void"),
+        ("/password/MQ/no-such-token/", "password-link-void"),
+        ("/nothing/here/", "not-found"),
+    ):
+        see.page(name, path)
+    see.sign_in(username, "wrong")
+    see.shoot("sign-in-wrong")
+    for _ in range(7):
+        see.sign_in(f"nobody-{code}", "wrong")
+    see.shoot("too-many-attempts")
+    see.sign_in(username, password)
+
+    see.page("keys-first", "/keys/")
+    see.go("/keys/new/")
+    see.shoot("key-new")
+    see.open_all()
+    see.shoot("key-new-open")
+    see.fill(name="website" if code == "en" else "网站", other_models="x" * 300)
+    see.press()
+    see.open_all()
+    see.shoot("key-new-errors")
+    see.fill(other_models="", requests_per_minute="20", token_budget="500000")
+    for scope in ("chat", "embeddings"):
+        see.press(f"input[value={scope}]")
+    see.press()
+    see.shoot("key-made")
+    see.page("start", "/")
+    see.shoot("menu", see.open_menu)
+    see.page("password", "/password/")
+    see.go("/keys/")
+    driver.find_element(By.CSS_SELECTOR, "td a.title").click()
+    path = driver.current_url.removeprefix(url)
+    see.shoot("key")
+    see.page("key-rotate", path + "rotate/")
+    see.press()
+    see.shoot("key-rotated")
+    see.page("key-replaced", path)
+    see.page("keys", "/keys/")
+    see.page("key-revoke", path + "revoke/")
+    see.press()
+    see.open_all()
+    see.shoot("keys-ended")
+
+    see.go("/docs/")
+    WebDriverWait(driver, 20).until(lambda page: page.find_elements(By.CLASS_NAME, "opblock"))
+    see.shoot("docs")
+    for name, place in (
+        ("admin", ""),
+        ("admin-keys", "accounts/apikey/"),
+        ("admin-key-add", "accounts/apikey/add/"),
+        ("admin-user", "accounts/user/1/change/"),
+        ("admin-invitation-add", "accounts/invitation/add/"),
+    ):
+        see.page(name, f"/admin/{place}")
+    see.press("input[name=_save]")
+    see.shoot("admin-invitation")
+    see.go("/admin/accounts/user/")
+    see.press("input.action-select")
+    driver.find_element(By.CSS_SELECTOR, "option[value=password_links]").click()
+    see.press("button[name=index]")
+    see.shoot("admin-password-links")
+    link = driver.find_element(By.ID, "link-1").get_property("value")
+    see.page("password-link", "/" + str(link).split("/", 3)[3])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    for name in ("url", "username", "folder"):
+        parser.add_argument(name)
+    parser.add_argument("--language", choices=LANGUAGES, action="append")
+    options = parser.parse_args()
+    folder = Path(options.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for code in options.language or LANGUAGES:
+        with browser(LANGUAGES[code]) as driver:
+            password = os.environ["PASSWORD"]
+            tour(driver, options.url.rstrip("/"), options.username, password, folder, code)
+
+
+if __name__ == "__main__":
+    main()
