@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 ARGS ?=
 # Tests run engines in threads of their own process; see llmapi/backends/link.py.
-test test-engine test-sqlite test-postgres soak chaos check: export OMP_WAIT_POLICY ?= PASSIVE
+test test-engine test-sqlite test-postgres test-browser soak chaos check: export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev serve test test-engine test-sqlite test-postgres soak chaos check format bench clean
+.PHONY: help install install-dev serve test test-engine test-sqlite test-postgres test-browser soak chaos check format bench clean
 
 help:
 	@echo "make serve [ARGS='--port 8000 --base_model DIR']   install, migrate, and serve a model"
@@ -61,7 +61,12 @@ test-sqlite: install-dev
 	TEST_DATABASE=sqlite $(BIN)/python -m pytest tests $(ARGS)
 
 test-postgres: install-dev
-	TEST_DATABASE=postgres $(BIN)/python -m pytest tests --ignore=tests/serve --ignore=tests/browser --ignore=tests/benchmarks $(ARGS)
+	TEST_DATABASE=postgres $(BIN)/python -m pytest tests --ignore=tests/serve --ignore=tests/benchmarks \
+		--ignore=tests/browser $(ARGS)
+
+# Part of test-sqlite. Without Debian's chromium and chromium-driver these are skipped.
+test-browser: install-dev
+	TEST_DATABASE=sqlite $(BIN)/python -m pytest tests/browser $(ARGS)
 
 # Ten thousand random requests through one small engine: some minutes.
 soak: install-dev

@@ -22,6 +22,7 @@ class ApiKeyAuthentication(BaseAuthentication):
     # What is asked of a key or its owner. To read and compose all columns takes longer.
     found_keys = ApiKey.objects.select_related("user").only(
         *("digest", "revoked_at", "expires_at", "last_used_at", "scopes", "allowed_models"),
+        "for_playground",
         *("user__username", "user__is_active"),
         *LIMITS,
         *(f"user__{name}" for name in LIMITS),

@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from accounts import links
 from accounts.models import Invitation, User
+from accounts.rights import may_govern
 
 
 def links_page(
@@ -42,7 +43,7 @@ def password_links(
     for staff are for superusers to make."""
     rows = []
     for user in queryset.order_by("username"):
-        if (user.is_staff or user.is_superuser) and not request.user.is_superuser:
+        if not may_govern(request.user, user):  # type: ignore[arg-type]
             messages.error(request, f"{user.username}: only superusers make links for staff.")
             continue
         try:

@@ -13,7 +13,8 @@ class HasScope(BasePermission):
     """A key with scopes may be used for those alone; its owner's rights bound it besides.
 
     A view says in its attribute `scope` which one it wants: a `Scope`, one for each method, or None
-    if it is open to every key. `read-only` opens the safe methods of all views.
+    if it is open to every key but the playground's, which lies in a page of a browser and is for
+    what that page asks. `read-only` opens the safe methods of all views.
     Raises PermissionRefused, which says what the key may be used for.
     """
 
@@ -22,7 +23,7 @@ class HasScope(BasePermission):
         if not isinstance(key, ApiKey) or not key.scopes:
             return True
         wanted = view.scope.get(request.method) if isinstance(view.scope, dict) else view.scope
-        if wanted is None or wanted in key.scopes:
+        if wanted in key.scopes or (wanted is None and not key.for_playground):
             return True
         if Scope.READ_ONLY in key.scopes and request.method in SAFE_METHODS:
             return True

@@ -75,6 +75,9 @@ class ServerSettings(BaseSettings):
     engine: Literal["local", "echo"] = Field(
         "local", description="`echo` answers with the prompt: for trying clients and the web tier."
     )
+    echo_delay_ms: int = Field(
+        0, ge=0, le=60_000, description="Milliseconds that `echo` waits before each word."
+    )
     model_name: str | None = Field(
         None, min_length=1, max_length=200, description="Model id shown to clients."
     )
@@ -190,6 +193,27 @@ class ServerSettings(BaseSettings):
         le=10,
         description="Reverse proxies before this server, each adding to `X-Forwarded-For`. Without "
         "it, all who come through a proxy count as one address when sign-ins are throttled.",
+    )
+
+    # ---- what is kept ---------------------------------------------------------------------------
+    users_may_delete: bool = Field(
+        True,
+        description="Whether users may delete their own conversations and requests. The usage of "
+        "what is deleted stays.",
+    )
+    keep_text_days: int | None = Field(
+        None,
+        ge=1,
+        le=36500,
+        description="Prompts, answers and conversations older than this are erased, once an hour. "
+        "Default: kept for ever.",
+    )
+    keep_usage_days: int | None = Field(
+        None,
+        ge=1,
+        le=36500,
+        description="Requests older than this are deleted, and what was used with them. At least "
+        "LLMAPI_KEEP_TEXT_DAYS. Default: kept for ever.",
     )
 
     # ---- limits of users that have none of their own ---------------------------------------------

@@ -13,6 +13,7 @@ from typing import Literal
 from django.template.loader import render_to_string
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString, mark_safe
+from django.utils.translation import gettext as _
 
 Kind = Literal["bars", "lines"]
 Point = tuple[datetime, float | None]
@@ -63,14 +64,16 @@ class Chart:
         for series in self.series:
             values = [value for _, value in series.points if value is not None]
             if not values:
-                parts.append(f"{series.name}: nothing")
+                parts.append(_("%(name)s: nothing") % {"name": series.name})
                 continue
             highest = max(values)
             at = next(time for time, value in series.points if value == highest)
-            parts.append(
-                f"{series.name}: at most {number(highest)} {self.unit}".rstrip()
-                + f" ({at.strftime(self.long_time_format)})"
-            )
+            most = {
+                "name": series.name,
+                "most": f"{number(highest)} {self.unit}".rstrip(),
+                "time": at.strftime(self.long_time_format),
+            }
+            parts.append(_("%(name)s: at most %(most)s (%(time)s)") % most)
         return "; ".join(parts) + "."
 
     @property
@@ -202,7 +205,7 @@ def _line(
 ) -> Iterable[SafeString]:
     """Broken where there is no value; a point that stands alone is a dot."""
     runs: list[list[str]] = [[]]
-    for index, (_, value) in enumerate(series.points):
+    for index, (_at, value) in enumerate(series.points):
         if value is None:
             runs.append([])
         else:

@@ -4,13 +4,13 @@ from accounts.errors import ApiError
 
 
 class NotFound(ApiError):
-    """404: there is no such thing, or it is another user's. Both are told alike."""
+    """404: there is no such thing, or none that the asker may know of. Both are told alike."""
 
     status_code = 404
     code = "not_found"
 
     def __init__(self, kind: str, public_id: str, *, param: str) -> None:
-        super().__init__(f"You have no {kind} '{public_id[:80]}'.", param=param)
+        super().__init__(f"There is no {kind} '{public_id[:80]}' that you may see.", param=param)
 
 
 class ConversationBusy(ApiError):

@@ -41,8 +41,13 @@ COLUMNS = (
 )
 
 
-def conversations_jsonl(conversations: QuerySet[Conversation]) -> Iterator[str]:
-    """One conversation a line, the oldest first. Those that are erased meanwhile are left out."""
+def conversations_jsonl(
+    conversations: QuerySet[Conversation], *, for_owner: bool = False
+) -> Iterator[str]:
+    """One conversation a line, the oldest first. Those that are erased meanwhile are left out.
+
+    for_owner: with the title, and without what staff think of it.
+    """
     for pks in _portions(conversations, CONVERSATIONS_AT_ONCE):
         messages: dict[int, list[dict[str, Any]]] = defaultdict(list)
         for message in (
@@ -63,7 +68,24 @@ def conversations_jsonl(conversations: QuerySet[Conversation]) -> Iterator[str]:
             .order_by("pk")
         ):
             line = _conversation(conversation, messages[conversation.pk])
-            yield json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n"
+            if for_owner:
+                del line["review"]
+                line["title"] = conversation.title
+            yield _line(line)
+
+
+def completions_jsonl(completions: QuerySet[Completion]) -> Iterator[str]:
+    """One completion or embedding request a line, with its prompt and output, the oldest first.
+    Chats, which are in conversations, are left out."""
+    others = completions.exclude(kind=Completion.Kind.CHAT)
+    for pks in _portions(others, CONVERSATIONS_AT_ONCE):
+        for completion in (
+            # Erased while this was going on: not there any more.
+            Completion.objects.filter(pk__in=pks, erased_at=None)
+            .select_related("api_key", "content")
+            .order_by("pk")
+        ):
+            yield _line(_completion(completion))
 
 
 def completions_csv(completions: QuerySet[Completion]) -> Iterator[str]:
@@ -136,6 +158,32 @@ def _message(row: Message) -> dict[str, Any]:
         "created_at": _time(row.created_at),
         **made,
     }
+
+
+def _completion(row: Completion) -> dict[str, Any]:
+    content = getattr(row, "content", None)
+    return {
+        "id": row.public_id,
+        "kind": row.kind,
+        "key": row.api_key.name if row.api_key else None,
+        "model": row.model,
+        "status": row.status,
+        "created_at": _time(row.created_at),
+        "metadata": row.metadata,
+        "parameters": content.parameters if content else {},
+        "prompt": content.prompt if content else None,
+        "output": content.output if content else [],
+        "usage": {
+            "prompt_tokens": row.prompt_tokens,
+            "cached_tokens": row.cached_tokens,
+            "completion_tokens": row.completion_tokens,
+        },
+        "error": row.error or None,
+    }
+
+
+def _line(value: dict[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n"
 
 
 def _time(time: datetime | None) -> str | None:

@@ -24,7 +24,7 @@ def configured_backends(options: Any) -> list[Backend]:
             raise ImproperlyConfigured(
                 "The echo backend has no adapters: leave out --lora_modules (LLMAPI_LORA_MODELS)."
             )
-        return [EchoBackend(options.model_name or "echo")]
+        return [EchoBackend(options.model_name or "echo", options.echo_delay_ms / 1000)]
     return [
         LocalBackend(
             engine_config(options),

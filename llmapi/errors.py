@@ -74,13 +74,6 @@ class ModelNotFound(ApiError):
     code = "model_not_found"
 
 
-class NotFound(ApiError):
-    """404: there is no such thing, or none that the asker may know of; `param` names the field."""
-
-    status_code = 404
-    code = "not_found"
-
-
 class AdapterRefused(ApiError):
     """The engine cannot serve this adapter; the message says why."""
 

@@ -91,6 +91,11 @@ class ModelService:
                 param="model",
             )
 
+    def generation_defaults(self, card: ModelCard) -> Mapping[str, float]:
+        """What this model answers with where requests leave it out; empty: not known."""
+        owners = (backend for backend in self._backends if backend.serves(card.root))
+        return next((backend.generation_defaults for backend in owners), {})
+
     def card(self, model: str) -> ModelCard:
         for card in self.cards():
             if card.id == model:

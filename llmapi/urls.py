@@ -2,7 +2,14 @@
 
 from django.urls import path
 
-from llmapi import adapter_views, conversation_views, history_views, usage_views, views
+from llmapi import (
+    adapter_views,
+    conversation_views,
+    history_views,
+    playground,
+    usage_views,
+    views,
+)
 
 urlpatterns = [
     path("v1/chat/completions", history_views.StoredChatsView.as_view()),
@@ -26,6 +33,8 @@ urlpatterns = [
     path("v1/usage", usage_views.UsageView.as_view()),
     path("v1/admin/adapters", adapter_views.AdaptersView.as_view()),
     path("v1/admin/adapters/<path:name>", adapter_views.AdapterView.as_view()),
+    path("playground/", playground.playground, name="playground"),
+    path("playground/key/", playground.new_key, name="playground_key"),
     path("health", views.HealthView.as_view()),
     path("ready", views.ReadyView.as_view()),
 ]

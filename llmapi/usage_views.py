@@ -11,8 +11,8 @@ from rest_framework.views import APIView
 
 from accounts.errors import PermissionRefused
 from accounts.models import ApiKey, Scope, User
+from conversations.errors import NotFound
 from conversations.usage import WIDTHS, UsageQuery, UsageRow, usage
-from llmapi.errors import NotFound
 from llmapi.schema import ErrorResponse, UsagePageResponse
 from llmapi.usage_query import BUCKETS, GROUPS, UsageQuestion, read_question
 from llmapi.views import ERRORS
@@ -117,7 +117,7 @@ def keys_of(question: UsageQuestion, users: list[int] | None) -> list[int] | Non
 
 def look_up(found: Mapping[str, int], name: str, kind: str, param: str) -> int:
     if name not in found:
-        raise NotFound(f"There is no {kind} '{name[:100]}'.", param=param)
+        raise NotFound(kind, name, param=param)
     return found[name]
 
 

@@ -135,8 +135,7 @@ class UserUsageAdmin(GovernedAdmin, UserAdmin):
         *("used_lately", "ways"),
     ]
     actions = [*UserAdmin.actions, "erase_texts"]
-    # The links see for themselves whom they are for.
-    open_actions = ("erase_texts", "password_links")
+    open_actions = ("erase_texts",)
     show_full_result_count = False
 
     def owner(self, obj: User) -> User:

@@ -1,7 +1,7 @@
 """What all lists and pages of the history have in common: they are read, and nothing is changed."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.contrib.admin.utils import unquote
@@ -62,12 +62,12 @@ class HistoryAdmin(admin.ModelAdmin):
     show_facets = admin.ShowFacets.NEVER
     page_template = ""
     # A join would let SQLite begin with the few users, and sort all that they ever asked.
-    list_select_related = ()
-    owners: tuple[str, ...] = ("user", "api_key")
-    """Whom a row shows: read in queries of their own."""
+    list_select_related: ClassVar[Any] = ()
+
+    shown_with: tuple[str, ...] = ("user", "api_key")
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
-        return super().get_queryset(request).prefetch_related(*self.owners)
+        return super().get_queryset(request).prefetch_related(*self.shown_with)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
@@ -143,11 +143,13 @@ class HistoryAdmin(admin.ModelAdmin):
             return queryset.none(), False
         if "\0" in term:  # PostgreSQL has no such character, so nothing is named so.
             return queryset.none(), False
+        return self.found(request, queryset, term), False
+
+    def found(self, request: HttpRequest, queryset: QuerySet[Any], term: str) -> QuerySet[Any]:
+        """What has this id; else, for who may read, what says this."""
         pks = self.with_id(term)
-        if pks:
-            return queryset.filter(pk__in=pks), False
-        if not may_read(request):
-            return queryset.none(), False
+        if pks or not may_read(request):
+            return queryset.filter(pk__in=pks)
         found, are_more = selectors.newest_saying(queryset, self.saying(term), self.ordering[0])
         if are_more:
             self.message_user(
@@ -156,14 +158,14 @@ class HistoryAdmin(admin.ModelAdmin):
                 "date to look further back.",
                 messages.INFO,
             )
-        return found, False
+        return found
 
     def with_id(self, term: str) -> list[int]:
-        """Primary keys of what has this id: what everybody may search for."""
+        """Primary keys of what has this id."""
         raise NotImplementedError
 
     def saying(self, term: str) -> Q:
-        """What says this: searched for by those alone who may read it."""
+        """What says this."""
         raise NotImplementedError
 
 

@@ -181,6 +181,11 @@ class Backend(ABC):
         return None
 
     @property
+    def generation_defaults(self) -> Mapping[str, float]:
+        """What answers are made with where requests leave it out; empty: not known, or nothing."""
+        return {}
+
+    @property
     @abstractmethod
     def unavailable(self) -> str | None:
         """Why nothing can be answered at present, as a sentence; None: ready."""

@@ -101,6 +101,10 @@ class LocalBackend(Backend):
         return self._adapters
 
     @property
+    def generation_defaults(self) -> Mapping[str, float]:
+        return self._preparation.sampling.values if self._preparation else {}
+
+    @property
     def unavailable(self) -> str | None:
         if self._failed:
             return self._failed

@@ -47,6 +47,11 @@ class Preparation:
                     f"'{self.info.name}': {error.message}"
                 )
 
+    @property
+    def sampling(self) -> SamplingDefaults:
+        """The defaults in force, those of the model's files among them."""
+        return replace(self.defaults, model=self.info.generation_defaults)
+
     def prepare(self, request: Request, request_id: str, user: str) -> Prepared:
         """Raises ApiError (context too long, template refused)."""
         match request:
@@ -113,12 +118,11 @@ class Preparation:
         wrapped: bool,
     ) -> SamplingParams:
         """`wrapped`: a template wrote some of the prompts."""
-        defaults = replace(self.defaults, model=self.info.generation_defaults)
         room = self.info.context_length - max(map(len, prompts))
         stops = self.encoder.template_stops if wrapped else ()
         ends = self.encoder.template_stop_ids if wrapped else ()
         further = tuple(end for end in ends if end not in self.info.eos_token_ids)
-        params = defaults.resolve(request.options, room, stops, further)
+        params = self.sampling.resolve(request.options, room, stops, further)
         check_against_model(params, self.info.vocab_size)
         check_room(prompts, params, self.info)
         return params

@@ -42,6 +42,11 @@ class SamplingDefaults:
                 return value
         raise KeyError(name)
 
+    @property
+    def values(self) -> dict[str, float]:
+        """What a request that says nothing is answered with."""
+        return {**{name: self.value(name) for name in SEED_DEFAULTS}, "max_tokens": self.max_tokens}
+
     def resolve(
         self,
         options: GenerationOptions,

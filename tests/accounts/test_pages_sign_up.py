@@ -216,7 +216,10 @@ def test_staff_make_links_for_users_but_not_for_other_staff(client, boss) -> Non
     carol = User.objects.create_user("carol")
     clerk = User.objects.create_user("clerk", is_staff=True)
     clerk.user_permissions.set(Permission.objects.filter(codename__in=["view_user", "change_user"]))
-    answer = password_links(signed_in(clerk), carol, boss)
+    both = password_links(signed_in(clerk), carol, boss).content.decode()
+    assert "superusers alone" in both
+    assert "/password/" not in both.replace("/admin/password_change/", "")
+    answer = password_links(signed_in(clerk), carol)
     assert "no-store" in answer["Cache-Control"]
     found = re.findall(r'value="http://testserver(/password/[^"]+)"', answer.content.decode())
     assert len(found) == 1

@@ -73,10 +73,10 @@ def look(driver: webdriver.Chrome, width: int, height: int, scheme: str = "light
     )
 
 
-def save_page(driver: webdriver.Chrome, path: Path) -> None:
-    """A picture of the whole page, not only of what fits the window."""
+def save_page(driver: webdriver.Chrome, path: Path, *, whole: bool = True) -> None:
+    """A picture of the whole page, or of what fits the window."""
     shot = driver.execute_cdp_cmd(
-        "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": True}
+        "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole}
     )
     path.write_bytes(base64.b64decode(shot["data"]))
 

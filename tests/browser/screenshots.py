@@ -11,9 +11,11 @@ from pathlib import Path
 
 from selenium.webdriver import Chrome
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.browser.chromium import browser, complaints, look, save_page
+from tests.browser.reader import Reader
 
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 LANGUAGES = {"en": "en", "zh": "zh-CN"}
@@ -29,13 +31,16 @@ class Tour:
         look(self.driver, *SIZES["desktop"])
         self.driver.get(self.url + path)
 
-    def shoot(self, name: str, prepare: Callable[[], None] | None = None) -> None:
+    def shoot(
+        self, name: str, prepare: Callable[[], None] | None = None, *, whole: bool = True
+    ) -> None:
         for size, (width, height) in SIZES.items():
             for scheme in ("light", "dark"):
                 look(self.driver, width, height, scheme)
                 if prepare:
                     prepare()
-                save_page(self.driver, self.folder / f"{name}-{size}-{self.language}-{scheme}.png")
+                path = self.folder / f"{name}-{size}-{self.language}-{scheme}.png"
+                save_page(self.driver, path, whole=whole)
         for complaint in complaints(self.driver):
             print(f"{name} {self.language}: {complaint}")
 
@@ -99,6 +104,7 @@ def tour(driver: Chrome, url: str, username: str, password: str, folder: Path, c
     see.shoot("key-made")
     see.page("start", "/")
     see.shoot("menu", see.open_menu)
+    playground(driver, url, folder, code)
     see.page("password", "/password/")
     see.go("/keys/")
     driver.find_element(By.CSS_SELECTOR, "td a.title").click()
@@ -134,6 +140,48 @@ def tour(driver: Chrome, url: str, username: str, password: str, folder: Path, c
     see.shoot("admin-password-links")
     link = driver.find_element(By.ID, "link-1").get_property("value")
     see.page("password-link", "/" + str(link).split("/", 3)[3])
+
+
+SAID = {
+    "en": (
+        "What is the capital of China?",
+        "And what is it known for? Answer with a list.",
+        "Write a Python function that counts the words of a text.",
+    ),
+    "zh": (
+        "中国的首都是哪里？",
+        "它以什么闻名？请用列表回答。",
+        "写一个统计文本词数的 Python 函数。",
+    ),
+}
+
+
+def playground(driver: Chrome, url: str, folder: Path, code: str) -> None:
+    """Signed in already. Empty, on its way, a longer conversation, its code, an error."""
+    see = Tour(driver, url, folder, code)
+    reader = Reader(driver, url)
+    see.page("playground", "/playground/")
+    see.go("/playground/")
+    reader.fill("max_tokens", "200")  # a small model knows no end in Chinese
+    for said in SAID[code][:2]:
+        reader.chat(said)
+    see.shoot("playground-answered", whole=False)
+    reader.say(SAID[code][2])
+    reader.until(lambda: len(reader.answers()[-1]) > 200 or reader.is_idle(), "some words")
+    see.shoot("playground-streaming", whole=False)
+    reader.press(Keys.ESCAPE)
+    reader.until(reader.is_idle, "it stopped")
+    see.shoot("playground-long")
+    driver.execute_script("document.getElementById('show-code').click()")
+    see.shoot("playground-code", whole=False)
+    reader.press(Keys.ESCAPE)
+    look(driver, *SIZES["desktop"])
+    reader.fill("stop", "\n".join("abcde"))
+    reader.say(SAID[code][0])
+    reader.until(lambda: reader.find(".pg-notice"), "refused")
+    see.shoot("playground-error", whole=False)
+    driver.execute_script("document.getElementById('settings').open = true; scrollTo(0, 0)")
+    see.shoot("playground-settings", whole=False)
 
 
 def main() -> None:

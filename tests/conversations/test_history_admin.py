@@ -294,7 +294,7 @@ def test_lists_ask_a_fixed_number_of_queries(
     with django_assert_max_num_queries(13):
         text = body(staff_client, list_url("conversation"))
     assert text.count("7 + 5") == 50
-    with django_assert_max_num_queries(7):
+    with django_assert_max_num_queries(9):
         body(staff_client, list_url("completion"))
 
 
@@ -306,7 +306,7 @@ def test_transcript_asks_a_fixed_number_of_queries(
         messages.append(("user", str(turn)))
         row = history.say(alice, messages, f"answer {turn}", f"other {turn}")
         messages.append(("assistant", f"answer {turn}"))
-    with django_assert_max_num_queries(14):
+    with django_assert_max_num_queries(15):
         text = body(staff_client, page_url(row.conversation))
     assert text.count("history-text") == 45
 

@@ -287,16 +287,16 @@ def test_key_managers_make_users_and_keys_but_no_staff(member, alice, boss) -> N
     assert not alice.groups.exists()
     assert not alice.user_permissions.exists()
 
-    added = client.post(
-        "/admin/accounts/apikey/add/",
-        {"user": alice.pk, "name": "made", "token_budget_period": "month"},
-    )
+    form = {"token_budget_period": "month"}
+    added = client.post("/admin/accounts/apikey/add/", form | {"user": alice.pk, "name": "made"})
     assert b"sk-" in added.content
     for staff in (boss, User.objects.create_user("clerk", is_staff=True)):
-        client.post(
-            "/admin/accounts/apikey/add/",
-            {"user": staff.pk, "name": "stolen", "token_budget_period": "month"},
-        )
+        stolen = form | {"user": staff.pk, "name": "stolen"}
+        client.post("/admin/accounts/apikey/add/", stolen)
+        key, _ = accounts.key_create(user=staff, name="theirs")
+        rotated = {"action": "rotate", "_selected_action": [key.pk], "grace": "0"}
+        assert client.post("/admin/accounts/apikey/", rotated).status_code == 302
+        key.delete()
     assert [key.name for key in ApiKey.objects.all()] == ["made"]
 
 
