@@ -75,7 +75,7 @@ class GovernedAdmin(admin.ModelAdmin):
     """Superusers alone change staff, their keys and anybody's rights."""
 
     open_actions: tuple[str, ...] = ()
-    """Those that may be asked for whomever: they have a right or a check of their own."""
+    """Those that ask for a right of their own, on whomever."""
 
     owner_path = ""
     """From a row to its user, as a prefix of lookups."""
