@@ -238,22 +238,6 @@ class ServerSettings(BaseSettings):
         "month", description="What that budget is for: a day or a calendar month, in UTC."
     )
 
-    # ---- what is kept ---------------------------------------------------------------------------
-    keep_text_days: int | None = Field(
-        None,
-        ge=1,
-        le=36500,
-        description="Prompts, answers and conversations older than this are erased, once an hour. "
-        "Default: kept for ever.",
-    )
-    keep_usage_days: int | None = Field(
-        None,
-        ge=1,
-        le=36500,
-        description="Requests older than this are deleted, and what was used with them. At least "
-        "LLMAPI_KEEP_TEXT_DAYS. Default: kept for ever.",
-    )
-
     # ---- the ground -----------------------------------------------------------------------------
     var_dir: Path = Field(
         PROJECT_DIR / "var", description="Database, secret key, converted models, locks."

@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import Q, QuerySet
 
 SIZE = 25
-WINDOW = 5000
+WINDOW = 2000
 """So many rows are looked through for one page at most, where an index does not find them."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -53,15 +53,16 @@ def page(
         at, public_id = start
         # A row's primary key is nobody's business: the cursor has its public id.
         same = rows.model._default_manager.filter(public_id=public_id).values("pk")[:1]
-        near = near.filter(Q(**{f"{field}__{step}": at}) | Q(**{field: at, f"pk__{step}": same}))
+        near = near.filter(_beyond(field, step, at, same))
     end = None
     if matching is not None:
         edge = list(near.values_list(field, "pk", "public_id")[WINDOW - 1 : WINDOW])
         if edge:
             at, pk, public_id = edge[0]
             end = (at, _cursor(at, public_id))
-            back = "lt" if newer else "gt"
-            near = near.filter(Q(**{f"{field}__{back}": at}) | Q(**{field: at, f"pk__{back}e": pk}))
+            # Back to that row, itself included.
+            back, before = ("lt", pk + 1) if newer else ("gt", pk - 1)
+            near = near.filter(_beyond(field, back, at, before))
         near = near.filter(matching)
     found = list(near[: SIZE + 1])
     has_more = len(found) > SIZE
@@ -86,6 +87,14 @@ def page(
         older=cursor_of(found[-1]) if has_more else beyond,
         newer=(cursor_of(found[0]) if found else older) if older else "",
         looked_until=end[0] if end and not has_more else None,
+    )
+
+
+def _beyond(field: str, step: str, at: datetime, pk: Any) -> Q:
+    """Rows after (`lt`) or before (`gt`) the one of this time and primary key. The first condition
+    says nothing new, but it is the one that an index can begin with."""
+    return Q(**{f"{field}__{step}e": at}) & (
+        Q(**{f"{field}__{step}": at}) | Q(**{f"pk__{step}": pk})
     )
 
 

@@ -1,5 +1,6 @@
 """The lists of one's own conversations and requests: what is in them, and what is found."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -90,6 +91,25 @@ def test_rows_of_one_moment_are_neither_lost_nor_shown_twice(reader, chats, monk
     assert sorted(title for page in pages for title in page) == sorted(chat.title for chat in made)
     second = reader.get("/history/" + reader.get("/history/").context["older_link"])
     assert walk(reader, "/history/" + second.context["newer_link"], "newer_link") == pages[:1]
+
+
+def test_a_page_far_down_begins_in_the_index_where_the_last_one_ended(
+    reader, chats, monkeypatch
+) -> None:
+    monkeypatch.setattr(keyset, "SIZE", 3)
+    chats(6)
+    with connection.cursor() as cursor:
+        if connection.vendor == "postgresql":  # of so few rows it would read all
+            cursor.execute("SET LOCAL enable_seqscan = off")
+        for path, time in (("/history/", "updated_at"), ("/history/requests/", "created_at")):
+            older = reader.get(path).context["older_link"]
+            with CaptureQueriesContext(connection) as queries:
+                reader.get(path + older)
+            sql = next(q["sql"] for q in queries if q["sql"].endswith("LIMIT 4"))
+            explain = "EXPLAIN QUERY PLAN" if connection.vendor == "sqlite" else "EXPLAIN"
+            cursor.execute(f"{explain} {sql}")
+            plan = "\n".join(str(row) for row in cursor.fetchall())
+            assert re.search(rf"(\(user_id=\? AND {time}<\?|Index Cond: .*{time} <=)", plan), plan
 
 
 @pytest.mark.parametrize(
