@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from accounts import audit
 from accounts.models import AuditEvent
+from conversations import selectors
 from conversations.staff.reading import HistoryAdmin
 from conversations.streaming import streamed
 
@@ -97,6 +98,8 @@ class ExportedAdmin(HistoryAdmin):
             "format": self.export_format.upper(),
             "holds": self.export_holds,
             "bounded": self.is_bounded(request),
+            "searched": selectors.SEARCHED,
+            "deepest": selectors.DEEPEST,
         }
         return TemplateResponse(request, "admin/conversations/export.html", context)
 
