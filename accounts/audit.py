@@ -1,10 +1,10 @@
 """The audit log: what somebody did to another's things. Only ever appended."""
 
-import ipaddress
 from typing import Any
 
 from django.http import HttpRequest
 
+from accounts.addresses import client_address
 from accounts.models import AuditEvent, User
 
 TARGET_LENGTH = 200
@@ -41,10 +41,6 @@ def record_for(
 
 
 def address_of(request: HttpRequest) -> str | None:
-    """The other end of the connection, as daphne tells it. None where there is none (a Unix
-    socket)."""
-    text = request.META.get("REMOTE_ADDR") or ""
-    try:
-        return str(ipaddress.ip_address(text.partition("%")[0]))  # no zone: PostgreSQL knows none
-    except ValueError:
-        return None
+    """The client's, as it is kept: without an IPv6 zone, which PostgreSQL does not know. None where
+    there is none (a Unix socket)."""
+    return client_address(request).partition("%")[0] or None

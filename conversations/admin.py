@@ -136,6 +136,10 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
     def has_export_permission(self, request: HttpRequest) -> bool:
         return may_export(request)
 
+    def is_bounded(self, request: HttpRequest) -> bool:
+        by_requests = any(request.GET.get(name) for name in ("model", "status"))
+        return super().is_bounded(request) or (by_requests and not request.GET.get("user"))
+
     def export_lines(self, rows: QuerySet[Conversation]) -> Any:
         return exporting.conversations_jsonl(rows)
 

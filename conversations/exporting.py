@@ -104,7 +104,7 @@ def completions_csv(completions: QuerySet[Completion]) -> Iterator[str]:
 def _portions(rows: QuerySet[Any], size: int) -> Iterator[list[int]]:
     """Primary keys of `rows` in their order, so many at once."""
     last_pk = 0
-    ordered = rows.order_by("pk").values_list("pk", flat=True)
+    ordered = rows.prefetch_related(None).order_by("pk").values_list("pk", flat=True)
     while True:
         pks = list(ordered.filter(pk__gt=last_pk)[:KEYS_AT_ONCE])
         for start in range(0, len(pks), size):

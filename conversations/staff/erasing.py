@@ -69,7 +69,7 @@ class ErasedAdmin(HistoryAdmin):
                 messages.WARNING,
             )
             return None
-        rows = list(queryset.select_related("user").order_by("pk")[:ERASED_AT_ONCE])
+        rows = list(queryset.order_by("pk")[:ERASED_AT_ONCE])
         if not is_confirmed(request):
             return confirmation(
                 request,

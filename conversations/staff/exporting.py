@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from accounts import audit
 from accounts.models import AuditEvent
+from conversations import selectors
 from conversations.staff.reading import HistoryAdmin
 from conversations.streaming import streamed
 
@@ -96,8 +97,15 @@ class ExportedAdmin(HistoryAdmin):
             "query": request.GET.urlencode(),
             "format": self.export_format.upper(),
             "holds": self.export_holds,
+            "bounded": self.is_bounded(request),
+            "searched": selectors.SEARCHED,
+            "deepest": selectors.DEEPEST,
         }
         return TemplateResponse(request, "admin/conversations/export.html", context)
+
+    def is_bounded(self, request: HttpRequest) -> bool:
+        """Whether a filter in the address looks at the newest rows only."""
+        return bool(request.GET.get("q"))
 
     def file(self, queryset: QuerySet[Any]) -> StreamingHttpResponse:
         name = str(self.opts.verbose_name_plural).replace(" ", "-")

@@ -144,6 +144,18 @@ async def test_a_page_says_what_an_export_would_hold_and_exports_nothing(officer
     assert not await AuditEvent.objects.aexists()
 
 
+async def test_a_page_says_where_a_filter_does_not_look_at_all_rows(officer, said) -> None:
+    for query, is_bounded in (
+        ("", False),
+        ("?user=alice&model=tiny", False),
+        ("?model=tiny", True),
+        ("?status=completed", True),
+        ("?q=thing", True),
+    ):
+        body = (await officer.get(f"{CONVERSATIONS}export/{query}")).content.decode()
+        assert ("filter by user or date" in body) == is_bounded, query
+
+
 async def test_lines_are_made_while_they_are_read_and_no_more_when_nobody_reads() -> None:
     made, ended = 0, threading.Event()
 

@@ -311,9 +311,10 @@ def test_key_managers_change_nothing_of_staff(member, boss) -> None:
     assert response.status_code == 403
     key_page = reverse("admin:accounts_apikey_change", args=[key.pk])
     assert client.post(key_page, {"name": "x"}).status_code == 403
-    data = {"action": "revoke", "_selected_action": [key.pk]}
-    body = client.post("/admin/accounts/apikey/", data, follow=True).content.decode()
-    assert "Nothing was done" in body
+    for action in ("revoke", "rotate"):
+        data = {"action": action, "_selected_action": [key.pk], "grace": "0"}
+        body = client.post("/admin/accounts/apikey/", data, follow=True).content.decode()
+        assert "Nothing was done" in body
     key.refresh_from_db()
     boss.refresh_from_db()
     assert (key.name, key.revoked_at) == ("theirs", None)
