@@ -1,8 +1,7 @@
 """Users and keys for staff. Neither can be deleted: users are deactivated, keys are revoked."""
 
-from typing import Any
+from typing import Any, cast
 
-from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.core.exceptions import ValidationError
@@ -12,6 +11,7 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 
 from accounts import services
+from accounts.forms import LIMITS, LIMITS_HELP, ApiKeyForm, RotateForm
 from accounts.links_admin import password_links  # registers the invitations, too
 from accounts.models import ApiKey, User
 
@@ -41,7 +41,7 @@ class ApiKeyInline(NeverDeleted, admin.TabularInline):
     show_change_link = True
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ApiKey]:
-        return super().get_queryset(request).select_related("user")
+        return super().get_queryset(request).filter(for_playground=False).select_related("user")
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -64,33 +64,20 @@ class UserAdmin(NeverDeleted, DjangoUserAdmin):
     inlines = [ApiKeyInline]
     list_display = ["username", "email", "is_active", "is_staff", "date_joined", "last_login"]
     ordering = ["username"]
+    fieldsets = (
+        *(DjangoUserAdmin.fieldsets or ()),
+        (
+            "Limits of all keys together",
+            {
+                "fields": (*LIMITS,),
+                "description": "Empty: the server's default (LLMAPI_DEFAULT_...). "
+                "0: nothing at all. A day and a calendar month begin at midnight, UTC.",
+            },
+        ),
+    )
 
     def get_inlines(self, request: HttpRequest, obj: Any = None) -> list[type]:
         return self.inlines if obj is not None else []
-
-
-class ApiKeyForm(forms.ModelForm):
-    class Meta:
-        model = ApiKey
-        fields = ["user", "name", "expires_at"]
-
-    def clean_user(self) -> User:
-        user: User = self.cleaned_data["user"]
-        if user.username == services.ANONYMOUS_USERNAME:
-            raise ValidationError("This user stands for requests without a key, so it has none.")
-        if not user.is_active:
-            raise ValidationError("This user is not active: its keys are refused.")
-        return user
-
-    def clean_expires_at(self) -> Any:
-        expires_at = self.cleaned_data["expires_at"]
-        if (
-            "expires_at" in self.changed_data
-            and expires_at is not None
-            and expires_at <= timezone.now()
-        ):
-            raise ValidationError("This time is past.")
-        return expires_at
 
 
 class StatusFilter(admin.SimpleListFilter):
@@ -112,6 +99,10 @@ class StatusFilter(admin.SimpleListFilter):
         return queryset
 
 
+SHOWN = ["status", "created_at", "created_by", "last_used_at", "revoked_at", "replaced_by"]
+"""What nobody changes."""
+
+
 @admin.register(ApiKey)
 class ApiKeyAdmin(NeverDeleted, admin.ModelAdmin):
     """A new key is shown in the answer to the form that made it, and nowhere else or again."""
@@ -123,24 +114,30 @@ class ApiKeyAdmin(NeverDeleted, admin.ModelAdmin):
     list_select_related = ["user"]
     search_fields = ["name", "public_id", "user__username"]
     autocomplete_fields = ["user"]
-    actions = ["revoke"]
+    actions = ["rotate", "revoke"]
     ordering = ["-pk"]
     show_full_result_count = False
     show_facets = admin.ShowFacets.NEVER
 
-    def get_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[Any]:
-        if obj is None:
-            return ["user", "name", "expires_at"]
-        times = ["created_at", "last_used_at", "revoked_at"]
-        return ["masked", "user", "name", "expires_at", "status", *times]
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ApiKey]:
+        return super().get_queryset(request).filter(for_playground=False)
+
+    def get_fieldsets(self, request: HttpRequest, obj: ApiKey | None = None) -> list[Any]:
+        facts = ["user", "name", "expires_at"]
+        if obj is not None:
+            facts = ["masked", *facts, *SHOWN]
+        return [
+            (None, {"fields": facts}),
+            ("What it may be used for", {"fields": ["scopes", "allowed_models"]}),
+            ("Limits of this key alone", {"fields": LIMITS, "description": LIMITS_HELP}),
+        ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: ApiKey | None = None) -> list[str]:
         if obj is None:
             return []
-        shown = [name for name in self.get_fields(request, obj) if name != "name"]
-        # A revoked key stays as it was.
-        if obj.revoked_at is None:
-            shown.remove("expires_at")
+        shown = ["masked", "user", *SHOWN]
+        if obj.revoked_at is not None:  # it stays as it was
+            shown += ["expires_at", "scopes", "allowed_models", *LIMITS]
         return shown
 
     @admin.display(description="name", ordering="name")
@@ -159,19 +156,23 @@ class ApiKeyAdmin(NeverDeleted, admin.ModelAdmin):
         if change:
             super().save_model(request, obj, form, change)
             return
+        obj.created_by = cast(User, request.user)
         # For response_add; it is gone with the request.
         request.new_key_text = services.key_issue(obj)  # type: ignore[attr-defined]
 
     def response_add(
         self, request: HttpRequest, obj: ApiKey, post_url_continue: str | None = None
     ) -> HttpResponse:
+        return self.show_once(request, obj, request.new_key_text)  # type: ignore[attr-defined]
+
+    def show_once(self, request: HttpRequest, key: ApiKey, text: str) -> HttpResponse:
         """No redirect: between two requests the key would have to be kept somewhere."""
         context = {
             **self.admin_site.each_context(request),
             "title": "The new key",
             "opts": self.opts,
-            "key": obj,
-            "key_text": request.new_key_text,  # type: ignore[attr-defined]
+            "key": key,
+            "key_text": text,
         }
         response = TemplateResponse(request, "admin/accounts/apikey/created.html", context)
         response["Cache-Control"] = "no-store"
@@ -182,6 +183,32 @@ class ApiKeyAdmin(NeverDeleted, admin.ModelAdmin):
     ) -> HttpResponse:
         context["show_save_and_add_another"] = context["show_save_and_continue"] = False
         return super().render_change_form(request, context, *args, **kwargs)
+
+    @admin.action(description="Rotate the selected key", permissions=["add"])
+    def rotate(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> HttpResponse | None:
+        """Asks for how long the old key still works; then shows the new one."""
+        if queryset.count() != 1:
+            self.message_user(request, "Select one key to rotate.", messages.WARNING)
+            return None
+        key = queryset.select_related("user").get()
+        form = RotateForm(request.POST if "grace" in request.POST else None)
+        if form.is_valid():
+            try:
+                new, text = services.key_rotate(key, form.grace_time, cast(User, request.user))
+            except ValidationError as error:
+                self.message_user(request, " ".join(error.messages), messages.ERROR)
+                return None
+            self.log_addition(request, new, f"In place of {key}.")
+            self.log_change(request, key, "Rotated.")
+            return self.show_once(request, new, text)
+        context = {
+            **self.admin_site.each_context(request),
+            "title": "Rotate a key",
+            "opts": self.opts,
+            "key": key,
+            "form": form,
+        }
+        return TemplateResponse(request, "admin/accounts/apikey/rotate.html", context)
 
     @admin.action(description="Revoke the selected keys, for ever", permissions=["change"])
     def revoke(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:

@@ -111,6 +111,12 @@ class InvitationAdmin(admin.ModelAdmin):
         obj.pk, obj.expires_at, obj.created_by = made.pk, made.expires_at, made.created_by
         request.new_link = path  # type: ignore[attr-defined]  # for response_add
 
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        context["show_save_and_add_another"] = context["show_save_and_continue"] = False
+        return super().render_change_form(request, context, *args, **kwargs)
+
     def response_add(
         self, request: HttpRequest, obj: Invitation, post_url_continue: str | None = None
     ) -> HttpResponse:

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from typing import TypedDict
 
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
@@ -10,15 +11,26 @@ from django.db.models import Q
 from django.utils import timezone
 
 from accounts import keys
-from accounts.models import ApiKey, BudgetPeriod, Scope, User
+from accounts.models import ApiKey, Scope, User
 
 ANONYMOUS_USERNAME = "anonymous"
 FIRST_STAFF_USERNAME = "admin"
 LAST_USED_EVERY = timedelta(minutes=1)
+LONGEST_MODEL_NAME = 200
 PLAYGROUND_KEYS = 5
 """Of one user at once: one for each page that is open."""
 
 PLAYGROUND_KEY_LIVES = timedelta(hours=1)
+
+
+class KeyLimits(TypedDict, total=False):
+    """Limits of a key alone, beside those of its owner; None: no such limit."""
+
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    concurrent_requests: int | None
+    token_budget: int | None
+    token_budget_period: str
 
 
 def key_create(
@@ -28,64 +40,34 @@ def key_create(
     expires_at: datetime | None = None,
     scopes: Sequence[str] = (),
     allowed_models: Sequence[str] = (),
+    limits: KeyLimits | None = None,
     created_by: User | None = None,
-    requests_per_minute: int | None = None,
-    tokens_per_minute: int | None = None,
-    concurrent_requests: int | None = None,
-    token_budget: int | None = None,
-    token_budget_period: str = BudgetPeriod.MONTH,
 ) -> tuple[ApiKey, str]:
     """Makes a key and returns it with its text, which is not kept and cannot be shown again.
 
-    Raises ValidationError for the anonymous user.
+    scopes: values of `Scope`; allowed_models: ids or aliases; () restricts nothing.
+    Raises ValidationError for the anonymous user, and for what a key cannot have.
     """
     key = ApiKey(
         user=user,
         name=name,
         expires_at=expires_at,
-        scopes=[*scopes],
-        allowed_models=[*allowed_models],
+        scopes=list(scopes),
+        allowed_models=list(allowed_models),
         created_by=created_by,
-        requests_per_minute=requests_per_minute,
-        tokens_per_minute=tokens_per_minute,
-        concurrent_requests=concurrent_requests,
-        token_budget=token_budget,
-        token_budget_period=token_budget_period,
+        **(limits or {}),
     )
     return key, key_issue(key)
-
-
-def key_rotate(key: ApiKey, grace: timedelta, created_by: User | None = None) -> tuple[ApiKey, str]:
-    """Makes a key that takes this one's place, and lets this one work for `grace` more. Raises
-    ValidationError for a key that is revoked, expired or rotated already."""
-    if not key.is_usable or key.replaced_by_id is not None:
-        raise ValidationError("This key has ended or was replaced already.", code="ended")
-    ends_at = timezone.now() + grace
-    with transaction.atomic():
-        new, text = key_create(
-            user=key.user,
-            name=key.name,
-            expires_at=key.expires_at,
-            scopes=key.scopes,
-            allowed_models=key.allowed_models,
-            created_by=created_by,
-            requests_per_minute=key.requests_per_minute,
-            tokens_per_minute=key.tokens_per_minute,
-            concurrent_requests=key.concurrent_requests,
-            token_budget=key.token_budget,
-            token_budget_period=key.token_budget_period,
-        )
-        key.replaced_by = new
-        key.expires_at = min(ends_at, key.expires_at) if key.expires_at else ends_at
-        key.save(update_fields=["replaced_by", "expires_at"])
-    return new, text
 
 
 def key_issue(key: ApiKey) -> str:
     """Saves a new `ApiKey` and returns its text: `key_create` for a form that filled the fields in.
 
-    Raises ValidationError for the anonymous user.
+    Raises ValidationError for the anonymous user, and for what a key cannot have.
     """
+    key.clean_fields(exclude=["user", "created_by", "public_id", "digest", "last_four"])
+    check_scopes(key.scopes)
+    check_models(key.allowed_models)
     if key.user.username == ANONYMOUS_USERNAME:
         raise ValidationError(
             f"The user {ANONYMOUS_USERNAME!r} stands for requests without a key, so it has none.",
@@ -97,6 +79,78 @@ def key_issue(key: ApiKey) -> str:
     key.last_four = parsed.last_four
     key.save(force_insert=True)
     return parsed.text
+
+
+def check_scopes(scopes: Sequence[str]) -> None:
+    """Raises ValidationError for what is no scope."""
+    unknown = [scope for scope in scopes if scope not in Scope.values]
+    if unknown:
+        raise ValidationError(
+            f"There is no scope {unknown[0]!r}; there are {', '.join(Scope.values)}."
+        )
+
+
+def check_models(names: Sequence[str]) -> None:
+    """Raises ValidationError for what is no name of a model. Whether one of that name is served is
+    not asked: it may be tomorrow."""
+    for name in names:
+        if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_MODEL_NAME:
+            raise ValidationError(
+                f"The name of a model has 1 to {LONGEST_MODEL_NAME} characters; this is none: "
+                f"{str(name)[:50]!r}."
+            )
+
+
+def key_rotate(key: ApiKey, grace: timedelta, created_by: User | None = None) -> tuple[ApiKey, str]:
+    """Makes a key with the same rights, limits and expiry, and returns it with its text. The old
+    one works for `grace` more, at most until it would have expired.
+
+    Raises ValidationError for a key that works no more, that was rotated before or that the
+    playground made, and for a negative grace.
+    """
+    if grace < timedelta(0):
+        raise ValidationError("The old key cannot have expired before now.")
+    with transaction.atomic():
+        old = ApiKey.objects.select_for_update(of=("self",)).select_related("user").get(pk=key.pk)
+        if reason := why_not_rotated(old):
+            raise ValidationError(reason)
+        new, text = key_create(
+            user=old.user,
+            name=old.name,
+            expires_at=old.expires_at,
+            scopes=old.scopes,
+            allowed_models=old.allowed_models,
+            limits=limits_of(old),
+            created_by=created_by,
+        )
+        ends = timezone.now() + grace
+        key.expires_at = ends if old.expires_at is None else min(ends, old.expires_at)
+        key.replaced_by = new
+        key.save(update_fields=["expires_at", "replaced_by"])
+    return new, text
+
+
+def why_not_rotated(key: ApiKey) -> str | None:
+    """A sentence, or None: it can be."""
+    if key.for_playground:
+        return "The playground's keys are not rotated: it makes a new one by itself."
+    if key.revoked_at is not None:
+        return "This key was revoked; make a new one instead."
+    if key.is_expired:
+        return "This key has expired; make a new one instead."
+    if key.replaced_by_id is not None:
+        return "This key was rotated before; rotate the one that took its place."
+    return None
+
+
+def limits_of(key: ApiKey) -> KeyLimits:
+    return {
+        "requests_per_minute": key.requests_per_minute,
+        "tokens_per_minute": key.tokens_per_minute,
+        "concurrent_requests": key.concurrent_requests,
+        "token_budget": key.token_budget,
+        "token_budget_period": key.token_budget_period,
+    }
 
 
 def playground_key_create(user: User) -> str:
@@ -190,3 +244,17 @@ def first_staff_create() -> tuple[User, str, str] | None:
     except IntegrityError:
         return None
     return user, password, key
+
+
+def user_retire(user: User) -> int:
+    """Deactivates a user for good: no sign-in, no key, no e-mail address, no name but the user
+    name. Keys lose their names. Returns how many keys are revoked by it."""
+    now = timezone.now()
+    with transaction.atomic():
+        user.is_active = False
+        user.email = user.first_name = user.last_name = ""
+        user.set_unusable_password()
+        user.save(update_fields=["is_active", "email", "first_name", "last_name", "password"])
+        revoked = user.api_keys.filter(revoked_at=None).update(revoked_at=now)
+        user.api_keys.update(name="")
+    return revoked

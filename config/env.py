@@ -182,8 +182,9 @@ class ServerSettings(BaseSettings):
     public_url: str | None = Field(
         None,
         pattern=r"^https?://[^/?#\s]+/?$",
-        description="Address at which users reach this server, for the links that commands print: "
-        "`https://llm.example.org`. Default: http, with the host and port above.",
+        description="Address at which users reach this server: `https://llm.example.org`. For the "
+        "examples on pages, and for links that commands print. Default: where a page was reached, "
+        "and http with the host and port above.",
     )
     proxies: int = Field(
         0,
@@ -191,6 +192,27 @@ class ServerSettings(BaseSettings):
         le=10,
         description="Reverse proxies before this server, each adding to `X-Forwarded-For`. Without "
         "it, all who come through a proxy count as one address when sign-ins are throttled.",
+    )
+
+    # ---- what is kept ---------------------------------------------------------------------------
+    users_may_delete: bool = Field(
+        True,
+        description="Whether users may delete their own conversations and requests. The usage of "
+        "what is deleted stays.",
+    )
+    keep_text_days: int | None = Field(
+        None,
+        ge=1,
+        le=36500,
+        description="Prompts, answers and conversations older than this are erased, once an hour. "
+        "Default: kept for ever.",
+    )
+    keep_usage_days: int | None = Field(
+        None,
+        ge=1,
+        le=36500,
+        description="Requests older than this are deleted, and what was used with them. At least "
+        "LLMAPI_KEEP_TEXT_DAYS. Default: kept for ever.",
     )
 
     # ---- limits of users that have none of their own ---------------------------------------------
@@ -255,6 +277,17 @@ class ServerSettings(BaseSettings):
         if self.max_batch > self.step_tokens:
             raise ValueError(
                 "LLMAPI_MAX_BATCH may be LLMAPI_STEP_TOKENS at most: each sequence needs a token"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def texts_go_before_usage(self) -> Self:
+        if self.keep_usage_days is not None and (
+            self.keep_text_days is None or self.keep_text_days > self.keep_usage_days
+        ):
+            raise ValueError(
+                "LLMAPI_KEEP_USAGE_DAYS needs LLMAPI_KEEP_TEXT_DAYS, at most as many: no text "
+                "stays without its request"
             )
         return self
 

@@ -18,11 +18,12 @@ INSTALLED_APPS = [
     "accounts.apps.AccountsConfig",
     "conversations.apps.ConversationsConfig",
     "llmapi.apps.LlmapiConfig",
-    "django.contrib.admin",
+    "conversations.apps.StaffAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
     "django.contrib.messages",
+    "django.contrib.humanize",
     "django.contrib.staticfiles",
     "channels",
     "rest_framework",
@@ -142,6 +143,8 @@ LOGIN_REDIRECT_URL = "start"
 CSRF_FAILURE_VIEW = "llmapi.errors.csrf_failure"
 # Whose names the form for a new key offers: `accounts` knows nothing of models.
 OFFERED_MODELS = "llmapi.services.model_names"
+# How many tokens an account or a key has used since a time: `accounts` knows nothing of requests.
+TOKENS_USED = "llmapi.reservations.tokens_used"
 
 LANGUAGE_CODE = "en"
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]

@@ -37,6 +37,7 @@ class SwaggerView(SpectacularSwaggerSplitView):
 urlpatterns = [
     path("", include("llmapi.urls")),
     path("", include("accounts.pages.urls")),
+    path("", include("conversations.pages.urls")),
     path("openapi.json", SpectacularJSONAPIView.as_view(), name="schema"),
     path("docs/", SwaggerView.as_view(url_name="schema"), name="docs"),
     path("favicon.ico", no_icon),

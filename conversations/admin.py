@@ -1,136 +1,97 @@
-"""The history for staff: to be read, never to be changed, not even by superusers."""
+"""The history for staff: to be read, judged, exported and erased, never to be changed; by whom, say
+their rights (`conversations.staff`)."""
 
-from datetime import datetime
 from typing import Any
 
-from django.contrib import admin, messages
-from django.contrib.admin.utils import unquote
+from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
-from django.core.exceptions import PermissionDenied
-from django.core.paginator import Paginator
-from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models import Count, Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest
-from django.template.response import TemplateResponse
+from django.urls import reverse
 from django.utils import timezone
-from django.utils.functional import cached_property
 from django.utils.html import format_html
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 
-from conversations import selectors
-from conversations.filters import KeyFilter, ModelFilter, StatusFilter, UserFilter
-from conversations.models import Completion, Conversation, ServerProcess
+from accounts import audit
+from accounts.models import AuditEvent
+from conversations import exporting, selectors
+from conversations.filters import (
+    KeyFilter,
+    LabelFilter,
+    ModelFilter,
+    ReviewedFilter,
+    ReviewerFilter,
+    ScoreFilter,
+    StatusFilter,
+    UserFilter,
+)
+from conversations.models import Completion, Conversation, Label, Review, ServerProcess
 from conversations.services import HEARTBEAT_DEAD_AFTER_S
-
-LONGEST_SEARCH = 200
-
-
-class ShallowPaginator(Paginator):
-    """Counts to 10,000 and no further: nobody turns two hundred pages, and a full count reads the
-    whole table."""
-
-    deepest = 10_000
-
-    @cached_property
-    def count(self) -> int:
-        rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]
-        return rows.order_by()[: self.deepest].count()
-
-
-class HistoryAdmin(admin.ModelAdmin):
-    """A list, and a page to read; no form, and no way to change anything."""
-
-    actions = None
-    list_per_page = 50
-    list_max_show_all = 50
-    ordering = ("-pk",)
-    paginator = ShallowPaginator
-    show_full_result_count = False
-    # Counts beside the filters' choices would read the whole table once for each of them.
-    show_facets = admin.ShowFacets.NEVER
-    page_template = ""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def page_context(self, obj: Any) -> dict[str, Any]:
-        """What the page of `obj` shows, beside `obj` itself as `original`."""
-        raise NotImplementedError
-
-    def changeform_view(
-        self,
-        request: HttpRequest,
-        object_id: str | None = None,
-        form_url: str = "",
-        extra_context: dict[str, Any] | None = None,
-    ) -> Any:
-        obj = self.get_object(request, unquote(object_id)) if object_id else None
-        is_read = request.method in ("GET", "HEAD")
-        if object_id is None or not is_read or not self.has_view_permission(request, obj):
-            raise PermissionDenied
-        if obj is None:
-            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)  # type: ignore[attr-defined]
-        context = {
-            **self.admin_site.each_context(request),
-            "title": str(obj),
-            "opts": self.opts,
-            "original": obj,
-            **self.page_context(obj),
-        }
-        return TemplateResponse(request, self.page_template, context)
-
-    def get_search_results(
-        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
-    ) -> tuple[QuerySet[Any], bool]:
-        term = search_term.strip()
-        if not term:
-            return queryset, False
-        if len(term) > LONGEST_SEARCH:
-            self.message_user(
-                request,
-                f"Search for {LONGEST_SEARCH} characters at most, please.",
-                messages.WARNING,
-            )
-            return queryset.none(), False
-        return queryset.filter(self.search(term)), False
-
-    def search(self, term: str) -> Q:
-        raise NotImplementedError
+from conversations.staff import auditing, owners  # noqa: F401  # they register their own pages
+from conversations.staff.erasing import ErasedCompletions, ErasedConversations
+from conversations.staff.exporting import ExportedAdmin
+from conversations.staff.pruning import PrunedAdmin
+from conversations.staff.reading import (
+    ShallowPaginator,
+    badge,
+    may_export,
+    may_read,
+    owner_shown,
+    time_shown,
+)
+from conversations.staff.reviewing import ReviewedAdmin, may_review
 
 
 class ConversationList(ChangeList):
-    """Adds each conversation's summary: a fixed number of queries for a page of them."""
+    """Adds each conversation's summary and review: a fixed number of queries for a page of them."""
+
+    def get_queryset(self, request: HttpRequest, *args: Any) -> QuerySet[Any]:
+        return super().get_queryset(request, *args).defer("metadata")
 
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
-        summaries = selectors.conversation_summaries([row.pk for row in self.result_list])
+        pks = [row.pk for row in self.result_list]
+        summaries = selectors.conversation_summaries(pks)
+        reviews = Review.objects.filter(pk__in=pks).defer("notes").prefetch_related("labels")
+        review_of = {review.pk: review for review in reviews.select_related("reviewer")}
         for row in self.result_list:
             row.summary = summaries[row.pk]
+            row.judged = review_of.get(row.pk)
 
 
 @admin.register(Conversation)
-class ConversationAdmin(HistoryAdmin):
+class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
     list_display = (
         "title_shown",
+        "public_id",
         "last_status",
-        "user",
-        "key",
+        "review_shown",
+        "owner",
         "models",
         "messages_count",
         "tokens",
         "updated",
     )
-    list_filter = (UserFilter, KeyFilter, ModelFilter, StatusFilter, "updated_at")
+    list_filter = (
+        ReviewedFilter,
+        UserFilter,
+        KeyFilter,
+        ModelFilter,
+        StatusFilter,
+        "updated_at",
+        ScoreFilter,
+        LabelFilter,
+        ReviewerFilter,
+    )
     list_select_related = ("user", "api_key")
     ordering = ("-updated_at",)
-    search_fields = ("title",)
-    search_help_text = "Words of a message or title, or the id of a conversation or completion."
+    search_fields = ("public_id",)
+    actions = ["export_selected", "erase_selected"]
     page_template = "admin/conversations/conversation/transcript.html"
+    export_format = "jsonl"
+    export_type = "application/jsonl"
+    export_holds = "all messages as a tree, with model, finish reason and the review"
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ConversationList
@@ -138,29 +99,65 @@ class ConversationAdmin(HistoryAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Conversation]:
         return super().get_queryset(request).select_related("user", "api_key")
 
-    def search(self, term: str) -> Q:
-        by_completion = Completion.objects.filter(conversation=OuterRef("pk"), public_id=term)
-        return (
-            Q(public_id=term)
-            | Q(title__icontains=term)
-            | Q(Exists(by_completion))
-            | selectors.conversations_saying(term)
-        )
+    def get_list_display(self, request: HttpRequest) -> Any:
+        """A title is the first words of what was said."""
+        hidden = "public_id" if may_read(request) else "title_shown"
+        return [name for name in self.list_display if name != hidden]
 
-    def page_context(self, obj: Conversation) -> dict[str, Any]:
-        return {
-            "entries": selectors.transcript(obj),
+    def changelist_view(self, request: HttpRequest, extra_context: Any = None) -> Any:
+        context = {"may_review": may_review(request), **(extra_context or {})}
+        return super().changelist_view(request, context)
+
+    def search_help(self, request: HttpRequest) -> str:
+        ids = "the id of a conversation or completion"
+        return f"Words of a message or title, or {ids}." if may_read(request) else f"By {ids}."
+
+    def search(self, request: HttpRequest, term: str) -> Q:
+        by_completion = Completion.objects.filter(conversation=OuterRef("pk"), public_id=term)
+        by_id = Q(public_id=term) | Q(Exists(by_completion))
+        if not may_read(request):
+            return by_id
+        return by_id | Q(title__icontains=term) | selectors.conversations_saying(term)
+
+    def page_context(self, request: HttpRequest, obj: Conversation) -> dict[str, Any]:
+        context = {
             "summary": selectors.conversation_summaries([obj.pk])[obj.pk],
+            "may_read": may_read(request),
         }
+        if not may_read(request):
+            return {**context, "requests": selectors.conversation_requests(obj)}
+        audit.record_for(
+            request, AuditEvent.Action.READ, obj.public_id, user=obj.user.get_username()
+        )
+        return {
+            **context,
+            "title": obj.title or obj.public_id,
+            "entries": selectors.transcript(obj),
+            **self.review_context(request, obj),
+        }
+
+    # ---- export ----------------------------------------------------------------------------------
+
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        return may_export(request)
+
+    def export_lines(self, rows: QuerySet[Conversation]) -> Any:
+        return exporting.conversations_jsonl(rows)
+
+    # ---- columns ---------------------------------------------------------------------------------
 
     @admin.display(description="conversation", ordering="title")
     def title_shown(self, conversation: Conversation) -> str:
         # Isolated: a title may hold marks that turn the direction of the text after it.
-        return format_html("<bdi>{}</bdi>", conversation)
+        return format_html("<bdi>{}</bdi>", conversation.title or conversation.public_id)
 
-    @admin.display(description="key")
-    def key(self, conversation: Conversation) -> str:
-        return key_shown(conversation)
+    @admin.display(description="review")
+    def review_shown(self, conversation: Any) -> SafeString:
+        return review_badge(conversation)
+
+    @admin.display(description="user, key", ordering="user")
+    def owner(self, conversation: Conversation) -> SafeString:
+        return owner_shown(conversation)
 
     @admin.display(description="model")
     def models(self, conversation: Any) -> str:
@@ -170,7 +167,7 @@ class ConversationAdmin(HistoryAdmin):
     def messages_count(self, conversation: Any) -> int:
         return conversation.summary.messages
 
-    @admin.display(description="tokens in + out")
+    @admin.display(description="tokens")
     def tokens(self, conversation: Any) -> str:
         return f"{conversation.summary.prompt_tokens} + {conversation.summary.completion_tokens}"
 
@@ -180,21 +177,20 @@ class ConversationAdmin(HistoryAdmin):
 
     @admin.display(description="updated", ordering="updated_at")
     def updated(self, conversation: Conversation) -> str:
-        return time_shown(conversation.updated_at)
+        return time_shown(conversation.updated_at, seconds=False)
 
     class Media:
         css = {"all": ["conversations/history.css"]}
 
 
 @admin.register(Completion)
-class CompletionAdmin(HistoryAdmin):
+class CompletionAdmin(PrunedAdmin, ErasedCompletions, ExportedAdmin):
     list_display = (
         "public_id",
         "status_shown",
         "created",
         "kind",
-        "user",
-        "key",
+        "owner",
         "model",
         "tokens",
         "duration",
@@ -202,24 +198,43 @@ class CompletionAdmin(HistoryAdmin):
     list_filter = (UserFilter, KeyFilter, ModelFilter, "kind", StatusFilter, "created_at")
     list_select_related = ("user", "api_key")
     search_fields = ("public_id",)
-    search_help_text = "Words of a prompt or answer, or the id of a completion or request."
+    actions = ["export_selected", "erase_selected"]
     page_template = "admin/conversations/completion/page.html"
+    export_format = "csv"
+    export_type = "text/csv"
+    export_holds = "user, key, model, tokens, times and status, and nothing of what was said"
 
     def get_object(
         self, request: HttpRequest, object_id: str, from_field: str | None = None
     ) -> Completion | None:
         if not object_id.isdecimal() or len(object_id) > 18:
             return None
-        rows = selectors.completion_for_reading(self.get_queryset(request))
-        return rows.filter(pk=object_id).first()
+        rows = self.get_queryset(request)
+        read = (
+            selectors.completion_for_reading
+            if may_read(request)
+            else selectors.completion_without_text
+        )
+        return read(rows).filter(pk=object_id).first()
 
-    def search(self, term: str) -> Q:
-        return Q(public_id=term) | Q(request_id=term) | selectors.completions_saying(term)
+    def search_help(self, request: HttpRequest) -> str:
+        ids = "the id of a completion or request"
+        return f"Words of a prompt or answer, or {ids}." if may_read(request) else f"By {ids}."
 
-    def page_context(self, obj: Completion) -> dict[str, Any]:
+    def search(self, request: HttpRequest, term: str) -> Q:
+        by_id = Q(public_id=term) | Q(request_id=term)
+        return by_id | selectors.completions_saying(term) if may_read(request) else by_id
+
+    def page_context(self, request: HttpRequest, obj: Completion) -> dict[str, Any]:
+        if not may_read(request):
+            return {"may_read": False}
+        audit.record_for(
+            request, AuditEvent.Action.READ, obj.public_id, user=obj.user.get_username()
+        )
         content = getattr(obj, "content", None)
         head = obj.head
         return {
+            "may_read": True,
             "content": content,
             "prompts": selectors.prompt_texts(content.prompt) if content else [],
             "question": selectors.readable(head.content) if head else "",
@@ -229,9 +244,16 @@ class CompletionAdmin(HistoryAdmin):
             ],
         }
 
-    @admin.display(description="key")
-    def key(self, completion: Completion) -> str:
-        return key_shown(completion)
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        """Whoever sees the list may take it along: there is no text in it."""
+        return self.has_view_permission(request)
+
+    def export_lines(self, rows: QuerySet[Completion]) -> Any:
+        return exporting.completions_csv(rows)
+
+    @admin.display(description="user, key", ordering="user")
+    def owner(self, completion: Completion) -> SafeString:
+        return owner_shown(completion)
 
     @admin.display(description="tokens in + out")
     def tokens(self, completion: Completion) -> str:
@@ -283,14 +305,37 @@ class ServerProcessAdmin(admin.ModelAdmin):
         return "alive" if silent_s <= HEARTBEAT_DEAD_AFTER_S else f"silent for {silent_s:.0f} s"
 
 
-def key_shown(row: Conversation | Completion) -> str:
-    key = row.api_key
-    return "none" if key is None else key.name or key.masked
+@admin.register(Label)
+class LabelAdmin(admin.ModelAdmin):
+    """The words of reviewers. Renamed, a label has the new name on all that it is on."""
+
+    list_display = ("name", "reviews_count")
+    search_fields = ("name",)
+    ordering = ("name",)
+    fields = ("name",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Label]:
+        return super().get_queryset(request).annotate(count=Count("reviews"))
+
+    @admin.display(description="conversations", ordering="count")
+    def reviews_count(self, label: Any) -> SafeString:
+        url = reverse("admin:conversations_conversation_changelist")
+        query = urlencode({"label": label.name})
+        return format_html('<a href="{}?{}">{}</a>', url, query, label.count)
 
 
-def time_shown(time: datetime) -> str:
-    return f"{timezone.localtime(time):%Y-%m-%d %H:%M:%S}"
-
-
-def badge(status: str) -> SafeString:
-    return format_html('<span class="history-status" data-status="{0}">{0}</span>', status)
+def review_badge(conversation: Any) -> SafeString:
+    """Its score and labels, and that it is to be looked at (again)."""
+    review = conversation.judged
+    words = [] if review is None else [label.name for label in review.labels.all()]
+    if review is not None and review.score is not None:
+        words.insert(0, f"{review.score}/5")
+    if conversation.reviewed_at is None:
+        words.insert(0, "gone on" if review else "unreviewed")
+    elif not words:
+        words = ["seen"]
+    return format_html(
+        '<span class="history-review" data-reviewed="{}">{}</span>',
+        "no" if conversation.reviewed_at is None else "yes",
+        " · ".join(words),
+    )

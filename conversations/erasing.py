@@ -6,8 +6,9 @@ for its client; `completion_finish` then writes how it ended and no word of it.
 Plain synchronous functions; database errors (django.db.Error) reach the caller.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from django.contrib.admin.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
@@ -29,7 +30,7 @@ class StillRunning(ValueError):
 
 
 class _TreeGrew(Exception):
-    """A request joined a conversation while its requests were being locked."""
+    """A request joined a conversation, or it went, while its requests were being locked."""
 
 
 def completion_erase(completion_pk: int) -> None:
@@ -46,7 +47,7 @@ def completion_erase(completion_pk: int) -> None:
         if completion.erased_at is not None:
             return
         if completion.conversation_id is not None:
-            _lock_conversations([completion.conversation_id])
+            _lock_conversations(Conversation.objects.filter(pk=completion.conversation_id))
         _forget([completion.pk])
         if completion.conversation_id is not None:
             _prune_branch(completion.conversation_id, completion)
@@ -57,7 +58,7 @@ def conversation_erase(conversation_pk: int) -> None:
 
     One transaction. Raises Conversation.DoesNotExist, StillRunning.
     """
-    if not _trees_erase([conversation_pk]):
+    if not trees_erase(Conversation.objects.filter(pk=conversation_pk)):
         raise Conversation.DoesNotExist
 
 
@@ -69,13 +70,26 @@ def user_erase(user_pk: int) -> tuple[int, int]:
     """
     conversations = completions = 0
     trees = Conversation.objects.filter(user=user_pk)
-    for pks in _batches(trees, CONVERSATIONS_AT_ONCE):
+    for pks in batches(trees, CONVERSATIONS_AT_ONCE):
         completions += Completion.objects.filter(conversation__in=pks).count()
-        conversations += _trees_erase(pks, running_too=True)
+        conversations += trees_erase(trees.filter(pk__in=pks), running_too=True)
     said = Completion.objects.filter(user=user_pk, erased_at=None, conversation=None)
-    for pks in _batches(said, COMPLETIONS_AT_ONCE):
+    for pks in batches(said, COMPLETIONS_AT_ONCE):
         completions += completions_erase(said.filter(pk__in=pks))
     return conversations, completions
+
+
+def trees_erase(trees: models.QuerySet[Conversation], *, running_too: bool = False) -> int:
+    """Erases conversations with their requests, in one transaction; returns how many.
+
+    Raises StillRunning, and then erases none.
+    """
+    while True:
+        try:
+            with _erasing():
+                return _trees_erase(trees, running_too)
+        except _TreeGrew:
+            continue
 
 
 def completions_erase(completions: models.QuerySet[Completion]) -> int:
@@ -91,36 +105,44 @@ def completions_erase(completions: models.QuerySet[Completion]) -> int:
     return len(pks)
 
 
+def file_rewrite() -> bool:
+    """Writes SQLite's file anew and empties its write-ahead log: no trace of an erased text stays,
+    nor of drafts that were overwritten long ago. Nobody can write meanwhile. False: a reader kept
+    the log from being emptied. On PostgreSQL this is the operator's affair (docs/data.md).
+
+    Not in a transaction.
+    """
+    if connection.vendor != "sqlite":
+        return True
+    with connection.cursor() as cursor:
+        cursor.execute("VACUUM")
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        is_busy, _, _ = cursor.fetchone()
+    return not is_busy
+
+
 # ---- trees ---------------------------------------------------------------------------------------
 
 
-def _trees_erase(conversation_pks: Sequence[int], *, running_too: bool = False) -> int:
-    """Erases these conversations in one transaction; returns how many of them there were."""
-    while True:
-        try:
-            with _erasing():
-                return _trees_erase_once(conversation_pks, running_too)
-        except _TreeGrew:
-            continue
-
-
-def _trees_erase_once(conversation_pks: Sequence[int], running_too: bool) -> int:
+def _trees_erase(trees: models.QuerySet[Conversation], running_too: bool) -> int:
     # Requests before their conversation: the order in which an end locks them too.
-    asked = Completion.objects.filter(conversation__in=conversation_pks).order_by("pk")
+    pks = list(trees.values_list("pk", flat=True))
+    asked = Completion.objects.filter(conversation__in=pks).order_by("pk")
     statuses = dict(asked.select_for_update().values_list("pk", "status"))
-    there = _lock_conversations(conversation_pks)
-    if set(asked.values_list("pk", flat=True)) - set(statuses):
+    if set(_lock_conversations(trees)) != set(pks) or set(
+        asked.values_list("pk", flat=True)
+    ) != set(statuses):
         raise _TreeGrew
     if Status.RUNNING in statuses.values() and not running_too:
         raise StillRunning("A request of this conversation is still running.")
     _forget(list(statuses))
-    _unname(Conversation, there)
+    _unname(Conversation, pks)
     # Before the conversation, without which Django would read them all to find out what hangs on
     # them: nothing does any more.
-    messages = Message.objects.filter(conversation__in=there)
+    messages = Message.objects.filter(conversation__in=pks)
     messages._raw_delete(messages.db)
-    Conversation.objects.filter(pk__in=there).delete()
-    return len(there)
+    Conversation.objects.filter(pk__in=pks).delete()
+    return len(pks)
 
 
 def _prune_branch(conversation_pk: int, erased: Completion) -> None:
@@ -191,13 +213,13 @@ def _unname(model: type[models.Model], pks: Iterable[int]) -> None:
     names.update(object_repr="(erased)")
 
 
-def _lock_conversations(pks: Sequence[int]) -> list[int]:
+def _lock_conversations(conversations: models.QuerySet[Conversation]) -> list[int]:
     """Those that there are; nobody places messages in them before the transaction ends."""
-    conversations = Conversation.objects.filter(pk__in=pks).order_by("pk")
-    return list(conversations.select_for_update().values_list("pk", flat=True))
+    locked = conversations.order_by("pk").select_for_update()
+    return list(locked.values_list("pk", flat=True))
 
 
-def _batches(rows: models.QuerySet[models.Model], size: int) -> Iterator[list[int]]:
+def batches(rows: models.QuerySet[Any], size: int) -> Iterator[list[int]]:
     """Primary keys of rows that disappear from the queryset while it is walked, or do not."""
     last_pk = 0
     while True:

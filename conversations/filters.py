@@ -8,7 +8,7 @@ from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.http import HttpRequest
 
 from conversations import selectors
-from conversations.models import Completion
+from conversations.models import Completion, Label, Review
 
 
 class TextFilter(admin.SimpleListFilter):
@@ -95,3 +95,67 @@ class StatusFilter(OverCompletions):
 
     def condition(self, value: str) -> Q:
         return Q(status=value)
+
+
+class ReviewedFilter(admin.SimpleListFilter):
+    title = "review"
+    parameter_name = "reviewed"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [("no", "unreviewed, or gone on since"), ("yes", "reviewed")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        if self.value() not in ("yes", "no"):
+            return queryset
+        return queryset.filter(reviewed_at__isnull=self.value() == "no")
+
+
+class OverReviews(admin.SimpleListFilter):
+    """A choice that holds for a conversation's review. Reviews are few, for people write them: the
+    conversations are looked up by theirs."""
+
+    def condition(self, value: str) -> Q:
+        raise NotImplementedError
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        value = self.value()
+        if not value:
+            return queryset
+        if "\0" in value:
+            return queryset.none()
+        reviews = Review.objects.filter(self.condition(value))
+        return queryset.filter(pk__in=reviews.values("pk"))
+
+
+class ScoreFilter(OverReviews):
+    title = "score"
+    parameter_name = "score"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [*((str(score), str(score)) for score in range(1, 6)), ("none", "no score")]
+
+    def condition(self, value: str) -> Q:
+        if value == "none":
+            return Q(score=None)
+        return Q(score=int(value)) if value in "12345" else Q(pk=None)
+
+
+class LabelFilter(OverReviews):
+    title = "label"
+    parameter_name = "label"
+    most = 100
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        names = Label.objects.order_by("name").values_list("name", flat=True)[: self.most]
+        return [(name, name) for name in names]
+
+    def condition(self, value: str) -> Q:
+        return Q(labels__name=value)
+
+
+class ReviewerFilter(TextFilter):
+    title = "reviewer"
+    parameter_name = "reviewer"
+
+    def condition(self, value: str) -> Q:
+        return Q(pk__in=Review.objects.filter(reviewer__username__iexact=value).values("pk"))

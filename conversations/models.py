@@ -72,7 +72,8 @@ class Conversation(models.Model):
         ]
 
     def __str__(self) -> str:
-        return self.title or self.public_id
+        # Never the title: it is made of what was said, and many see this who may not read that.
+        return self.public_id
 
 
 class Message(models.Model):

@@ -12,6 +12,7 @@ from django.db import close_old_connections, connection
 
 from conversations import services
 from conversations.lockfile import LockFile, this_host
+from conversations.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +20,8 @@ BEAT_EVERY_S = 1.0
 
 
 class ProcessRegistration:
-    """Registers this process, then beats and sweeps every second in a thread of its own.
+    """Registers this process, then beats and sweeps every second in a thread of its own; beside it
+    runs the upkeep of the history.
 
     `start` and `stop` talk to the database: call them from a thread without an event loop. While it
     is started, `process_id` is the primary key that this process's completions name.
@@ -32,6 +34,7 @@ class ProcessRegistration:
         self._lock: LockFile | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="process-heartbeat", daemon=True)
+        self._upkeep = Upkeep()
         self._is_failing = False
         self._sweep_from = time.monotonic()
 
@@ -49,12 +52,14 @@ class ProcessRegistration:
             raise
         self._lock = lock
         self._thread.start()
+        self._upkeep.start()
 
     def stop(self) -> None:
         """Marks the process as stopped. A second call does nothing; a lost database is only logged,
         for the released lock says the same."""
         if self._lock is None:
             return
+        self._upkeep.stop()
         self._stopping.set()
         self._thread.join()
         try:

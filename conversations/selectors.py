@@ -139,6 +139,19 @@ def completion_for_reading(queryset: QuerySet[Completion]) -> QuerySet[Completio
     return queryset.select_related("user", "api_key", "process", "conversation", "head", "content")
 
 
+def completion_without_text(queryset: QuerySet[Completion]) -> QuerySet[Completion]:
+    """What the same page shows to those who may not read what was said: it is not even loaded."""
+    return queryset.select_related("user", "api_key", "process", "conversation").defer(
+        "error", "metadata", "conversation__title", "conversation__metadata"
+    )
+
+
+def conversation_requests(conversation: Conversation, at_most: int = 200) -> list[Completion]:
+    """Its last requests, the newest first, without a word of what was said in them."""
+    rows = conversation.completions.select_related("api_key").defer("error", "metadata")
+    return list(rows.order_by("-created_at", "-pk")[:at_most])
+
+
 def completions_saying(text: str) -> Q:
     """Completions whose prompt or answer holds `text`; of chats, the last input message too."""
     messages = messages_saying(text)

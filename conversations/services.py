@@ -16,7 +16,7 @@ from django.db.models import BooleanField, Exists, ExpressionWrapper, OuterRef, 
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from conversations import lockfile, rows, tree
+from conversations import folding, lockfile, rows, tree
 from conversations.jsontext import JSONValue
 from conversations.models import Completion, CompletionContent, Conversation, ServerProcess
 from conversations.paths import Leaf
@@ -189,6 +189,8 @@ def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
         if completion is None:
             raise Completion.DoesNotExist
         _end(completion, end)
+        if completion.status != Completion.Status.RUNNING:
+            folding.hour_refold(completion.pk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +242,8 @@ def _end(completion: _Locked, end: CompletionEnd) -> None:
         output = []
     rows.update(CompletionContent, completion.pk, output=output)
     if completion.conversation_pk is not None:
-        rows.update(Conversation, completion.conversation_pk, updated_at=now)
+        # What was reviewed has gone on: it is to be looked at again.
+        rows.update(Conversation, completion.conversation_pk, updated_at=now, reviewed_at=None)
 
 
 def _output(choices: tuple[ChoiceEnd, ...]) -> list[JSONValue]:

@@ -29,6 +29,7 @@ ROUTES = (
     "/v1/embeddings",
     "/v1/models",
     "/v1/conversations",
+    "/v1/usage",
     "/v1/admin/adapters",
 )
 NOT_HERE = (
@@ -71,6 +72,13 @@ class ContextLengthExceeded(InvalidRequest):
 class ModelNotFound(ApiError):
     status_code = 404
     code = "model_not_found"
+
+
+class NotFound(ApiError):
+    """404: there is no such thing, or none that the asker may know of; `param` names the field."""
+
+    status_code = 404
+    code = "not_found"
 
 
 class AdapterRefused(ApiError):

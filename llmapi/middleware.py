@@ -9,6 +9,8 @@ from typing import ClassVar
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
 
+from accounts.middleware import path_to_log
+
 GetResponse = Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]
 
 
@@ -52,7 +54,7 @@ class RequestIdMiddleware:
             "%s %s %r %d",
             request_id,
             request.method,
-            request.path[:200],
+            path_to_log(request.path),
             response.status_code,
         )
         return response

@@ -32,11 +32,15 @@ FIELDS = (
         2,
     ),
     NumberField(
-        "max_tokens", _("Longest answer"), _("In tokens."), 1, 2**31 - 1, step="1", default=_("full")
+        "max_tokens",
+        _("Longest answer"),
+        _("In tokens."),
+        1,
+        2**31 - 1,
+        step="1",
+        default=_("full"),
     ),
-    NumberField(
-        "top_p", "Top-p", _("Draws from the most probable tokens up to this sum."), 0, 1
-    ),
+    NumberField("top_p", "Top-p", _("Draws from the most probable tokens up to this sum."), 0, 1),
     NumberField(
         "top_k",
         "Top-k",

@@ -286,6 +286,36 @@ class ItemListResponse(ListResponse):
     data = ItemResponse(many=True)  # type: ignore[assignment]
 
 
+class UsageResult(s.Serializer):
+    object = s.CharField(help_text="`organization.usage.completions.result`")
+    input_tokens = s.IntegerField()
+    input_cached_tokens = s.IntegerField(help_text="Of these, not computed again.")
+    output_tokens = s.IntegerField()
+    num_model_requests = s.IntegerField()
+    num_failed_requests = s.IntegerField(help_text="Interrupted by the server's end too.")
+    num_cancelled_requests = s.IntegerField()
+    mean_duration_ms = s.FloatField(allow_null=True)
+    mean_first_token_ms = s.FloatField(allow_null=True)
+    model = s.CharField(allow_null=True, help_text="This and the next: null if not grouped by.")
+    api_key_id = s.CharField(allow_null=True, help_text="The key's public id.")
+    user_id = s.CharField(allow_null=True, help_text="The user's name.")
+    kind = s.ChoiceField(["chat", "completion", "embedding"], allow_null=True)
+
+
+class UsageBucket(s.Serializer):
+    object = s.CharField(help_text="`bucket`")
+    start_time = s.IntegerField(help_text="Unix time in seconds.")
+    end_time = s.IntegerField()
+    results = UsageResult(many=True, help_text="Empty where nothing was used.")
+
+
+class UsagePageResponse(s.Serializer):
+    object = s.CharField(help_text="`page`")
+    data = UsageBucket(many=True)  # type: ignore[assignment]
+    has_more = s.BooleanField()
+    next_page = s.CharField(allow_null=True, help_text="What `page` takes for the next one.")
+
+
 class HealthResponse(s.Serializer):
     status = s.CharField()
     reason = s.CharField(required=False)

@@ -15,6 +15,10 @@ from llmapi.running import running
 
 logger = logging.getLogger(__name__)
 
+LARGE_PIECE = 32 * 1024
+MOST_WAITING = 512 * 1024
+"""Bytes: from what size on a piece of an answer waits for room, and how much may lie before it."""
+
 
 class DoorServer(Server):
     """On SIGTERM or SIGINT new requests get 503 and running ones go on for `shutdown_timeout_s`.
@@ -55,6 +59,19 @@ class DoorServer(Server):
                 protocol.write(message["body"])
         else:
             await super().handle_reply(protocol, message)
+        if len(message.get("body", b"")) >= LARGE_PIECE and message.get("more_body"):
+            await self.has_room(protocol)
+
+    async def has_room(self, protocol: Any) -> None:
+        """Waits until most of what was written is on its way. daphne never does: of an export, all
+        that a slow client has not read yet would be in memory. (Events are small. Whoever sends
+        them goes on, so that no client keeps a request from its end by reading slowly.)"""
+        while not protocol.finished and protocol.channel is not None:
+            transport = protocol.channel.transport
+            waiting = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
+            if waiting <= MOST_WAITING or not transport.connected:
+                return
+            await asyncio.sleep(0.02)
 
     def kill_all_applications(self) -> defer.Deferred[Any]:
         """Twisted waits for what this returns before it closes connections."""
@@ -88,6 +105,15 @@ class DoorRequest(WebRequest):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Twisted would parse forms on the event loop, megabytes too; Django parses its own.
         super().__init__(*args, parsePOSTFormSubmission=False, **kwargs)
+
+    def handle_exception(self, exception: BaseException) -> None:
+        """In the middle of an answer there is no room for another: the connection is broken off,
+        and what came is not taken for the whole. (daphne's own way raises, in the very function
+        that looks after all connections.)"""
+        if not self._response_started:
+            super().handle_exception(exception)
+        elif not self.finished and self.channel is not None:
+            self.channel.forceAbortClient()
 
 
 class DoorFactory(HTTPFactory):

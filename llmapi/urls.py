@@ -2,7 +2,14 @@
 
 from django.urls import path
 
-from llmapi import adapter_views, conversation_views, history_views, playground, views
+from llmapi import (
+    adapter_views,
+    conversation_views,
+    history_views,
+    playground,
+    usage_views,
+    views,
+)
 
 urlpatterns = [
     path("v1/chat/completions", history_views.StoredChatsView.as_view()),
@@ -23,6 +30,7 @@ urlpatterns = [
     path("v1/models", views.ModelsView.as_view()),
     # path: hub ids have a slash in them
     path("v1/models/<path:model>", views.ModelView.as_view()),
+    path("v1/usage", usage_views.UsageView.as_view()),
     path("v1/admin/adapters", adapter_views.AdaptersView.as_view()),
     path("v1/admin/adapters/<path:name>", adapter_views.AdapterView.as_view()),
     path("playground/", playground.playground, name="playground"),

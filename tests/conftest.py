@@ -32,13 +32,13 @@ def running_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 
 
 @pytest.fixture
-def redis_server(running_redis: RedisServer) -> Iterator[RedisServer]:
+def redis_server(running_redis: RedisServer) -> RedisServer:
     """Empty; a test may stop it, or stop it and start it again."""
     if running_redis.process is None:
         running_redis.start()
     with redis.Redis.from_url(running_redis.url) as client:
         client.flushall()
-    yield running_redis
+    return running_redis
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ bound."""
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,11 +22,14 @@ from accounts.limits.store import Check, Reading, Store, Verdict
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+End = Callable[[Store], None]
 ReadUsage = Callable[[Holder, datetime], int]
 """The tokens of a holder's requests that began at this time or later and have ended."""
 
 ASK_AGAIN_S = 2.0
 """After Redis did not answer, so long nobody waits for it."""
+
+MOST_OWED = 10_000
 
 READINGS = 5
 """So often a budget is read at most before a reading is taken in which a request that ended
@@ -62,11 +66,16 @@ class Limiter:
         self._uncounted: set[str] = set()
         """Budgets of which Redis does not know all that was used."""
 
+        self._owed: deque[End] = deque(maxlen=MOST_OWED)
+        """Ends that Redis may not have heard of. It takes them twice without harm."""
+
     def open(self, store: SharedStore | None) -> None:
         """Begin with nothing counted: in this store, or in this process alone."""
         self.close()
         self._own, self._shared = MemoryStore(), store
-        self._is_away, self._ask_from, self._uncounted = False, 0.0, set()
+        self._is_away, self._ask_from = False, 0.0
+        self._uncounted.clear()
+        self._owed.clear()
 
     def close(self) -> None:
         shared, self._shared = self._shared, None
@@ -81,7 +90,11 @@ class Limiter:
         asked = claim(request_id, tokens, holders)
 
         def ask(readings: Mapping[str, Reading]) -> tuple[Store, Verdict]:
-            return self._ask(lambda store: store.reserve(asked, readings))
+            # Redis may have counted it, and only the answer was late.
+            return self._ask(
+                lambda store: store.reserve(asked, readings),
+                otherwise=lambda store: store.give_back(asked),
+            )
 
         store, verdict = ask({})
         for _ in range(READINGS):
@@ -123,31 +136,32 @@ class Limiter:
 
     # ---- Redis, or not --------------------------------------------------------------------------
 
-    def _ask(self, question: Callable[[Store], T]) -> tuple[Store, T]:
-        """The answer, and who gave it."""
+    def _ask(self, question: Callable[[Store], T], otherwise: End | None = None) -> tuple[Store, T]:
+        """The answer, and who gave it. `otherwise`: what Redis is told when it is back, if it is
+        asked and does not answer."""
         shared = self._shared
         if shared is not None and self._may_ask():
             try:
-                self._tell_uncounted(shared)
+                self._catch_up(shared)
                 answer = question(shared)
             except redis.RedisError as error:
+                if otherwise is not None:
+                    self._owed.append(otherwise)
                 self._went_away(error)
             else:
                 self._is_back()
                 return shared, answer
         return self._own, question(self._own)
 
-    def _end(self, reservation: Reservation, end: Callable[[Store], None]) -> None:
-        keys = {share.budget_key for share in reservation.claim.shares if share.period}
-        shared = self._shared
+    def _end(self, reservation: Reservation, end: End) -> None:
         try:
             end(reservation.store)
-            if shared is None or reservation.store is shared:
-                return
         except redis.RedisError as error:
+            self._owed.append(end)
             self._went_away(error)
-        with self._lock:
-            self._uncounted |= keys
+        if self._shared is not None and reservation.store is self._own:
+            with self._lock:
+                self._uncounted |= {s.budget_key for s in reservation.claim.shares if s.period}
 
     def _may_ask(self) -> bool:
         """Of the requests that come while Redis is away, one in a while finds out whether it still
@@ -160,17 +174,25 @@ class Limiter:
             self._ask_from = time.monotonic() + ASK_AGAIN_S
             return True
 
-    def _tell_uncounted(self, shared: SharedStore) -> None:
-        """Have read again what was used without Redis."""
+    def _catch_up(self, shared: SharedStore) -> None:
+        """Tell Redis what has ended while it was away, and have read again what was used
+        meanwhile."""
+        if not (self._owed or self._uncounted):
+            return
         with self._lock:
-            keys, self._uncounted = self._uncounted, set()
-        if keys:
-            try:
+            owed, keys = [*self._owed], {*self._uncounted}
+            self._owed.clear()
+            self._uncounted.clear()
+        try:
+            for end in owed:
+                end(shared)
+            if keys:
                 shared.forget(keys)
-            except redis.RedisError:
-                with self._lock:
-                    self._uncounted |= keys
-                raise
+        except redis.RedisError:
+            with self._lock:
+                self._owed.extend(owed)
+                self._uncounted |= keys
+            raise
 
     def _went_away(self, error: Exception) -> None:
         with self._lock:

@@ -10,10 +10,11 @@ from django.utils.text import format_lazy
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext_lazy
 
+from accounts import services
 from accounts.models import ApiKey, BudgetPeriod, Scope, User
+from accounts.pages.allowances import account_holder
 from accounts.pages.snippets import offered_models
 
-LONGEST_MODEL_NAME = 200
 MOST_MODELS = 50
 LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrent_requests", "token_budget")
 
@@ -76,7 +77,7 @@ class NewKeyForm(NameForm):
     other_models = forms.CharField(
         label=gettext_lazy("Further models"),
         required=False,
-        max_length=MOST_MODELS * LONGEST_MODEL_NAME,
+        max_length=MOST_MODELS * services.LONGEST_MODEL_NAME,
         help_text=gettext_lazy("Names, separated by commas; also of models that are served later."),
     )
 
@@ -93,7 +94,7 @@ class NewKeyForm(NameForm):
 
     def __init__(self, *args: Any, user: User, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.user = user
+        self.account = account_holder(user)
         self.fields["name"].widget.attrs |= {
             "placeholder": _("What it is for: laptop, website, …"),
             "autofocus": True,
@@ -118,7 +119,7 @@ class NewKeyForm(NameForm):
         field.choices = choices
 
     def owners_limit(self, name: str) -> int | None:
-        limit: int | None = getattr(self.user, name)
+        limit: int | None = getattr(self.account, name, None)
         return limit
 
     def clean(self) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class NewKeyForm(NameForm):
             if given is None or most is None:
                 continue
             if name == "token_budget":
-                most = budget_in(cleaned["token_budget_period"], most, self.owners_period())
+                most = self.owners_budget(cleaned["token_budget_period"])
             if given > most:
                 self.add_error(
                     name,
@@ -139,16 +140,22 @@ class NewKeyForm(NameForm):
                 )
         return cleaned
 
-    def owners_period(self) -> str:
-        return self.user.token_budget_period
+    def owners_budget(self, period: str) -> int:
+        """What the owner's budget comes to in this period: a day may take as much as its month, a
+        month as much as 31 of its days."""
+        assert self.account is not None
+        assert self.account.token_budget is not None
+        is_daily = self.account.budget_period == BudgetPeriod.DAY
+        is_longer = is_daily and period == BudgetPeriod.MONTH
+        return self.account.token_budget * (31 if is_longer else 1)
 
     def clean_other_models(self) -> list[str]:
         names = [part.strip() for part in self.cleaned_data["other_models"].split(",")]
         names = [name for name in names if name]
-        if any(len(name) > LONGEST_MODEL_NAME for name in names):
+        if any(len(name) > services.LONGEST_MODEL_NAME for name in names):
             raise ValidationError(
                 _("The name of a model has %(most)d characters at most."),
-                params={"most": LONGEST_MODEL_NAME},
+                params={"most": services.LONGEST_MODEL_NAME},
             )
         if len(names) > MOST_MODELS:
             raise ValidationError(_("Name %(most)d models at most."), params={"most": MOST_MODELS})
@@ -162,18 +169,17 @@ class NewKeyForm(NameForm):
         """The arguments of `key_create`."""
         data = self.cleaned_data
         models = [*data.get("offered", []), *data["other_models"]]
+        limits: services.KeyLimits = {
+            "requests_per_minute": data["requests_per_minute"],
+            "tokens_per_minute": data["tokens_per_minute"],
+            "concurrent_requests": data["concurrent_requests"],
+            "token_budget": data["token_budget"],
+            "token_budget_period": data["token_budget_period"],
+        }
         return {
             "name": data["name"],
             "expires_at": self.expires_at(),
             "scopes": data["scopes"],
             "allowed_models": list(dict.fromkeys(models)),
-            "token_budget_period": data["token_budget_period"],
-            **{name: data[name] for name in LIMITS},
+            "limits": limits,
         }
-
-
-def budget_in(period: str, budget: int, budgets_period: str) -> int:
-    """What a budget allows at most in another period: a day as much as its month, a month as much
-    as 31 of its days."""
-    is_longer = period == BudgetPeriod.MONTH and budgets_period == BudgetPeriod.DAY
-    return budget * 31 if is_longer else budget

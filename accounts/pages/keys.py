@@ -14,6 +14,7 @@ from django.utils.translation import gettext as _
 from accounts import services
 from accounts.models import ApiKey, User
 from accounts.pages.access import page
+from accounts.pages.allowances import allowances, key_holder
 from accounts.pages.key_forms import NameForm, NewKeyForm, RotateForm
 from accounts.pages.once import form_token, is_taken, take
 from accounts.pages.snippets import snippets
@@ -63,7 +64,12 @@ def key(request: HttpRequest, public_id: str) -> HttpResponse:
         services.key_rename(key, form.cleaned_data["name"])
         messages.success(request, _("The key is renamed."))
         return redirect("key", public_id=public_id)
-    context = {"key": key, "form": form, "replaces": key.replaces.order_by("-pk").first()}
+    context = {
+        "key": key,
+        "form": form,
+        "replaces": key.replaces.order_by("-pk").first(),
+        "allowances": allowances(key_holder(key)) if key.is_usable else [],
+    }
     return render(request, "accounts/key.html", context)
 
 

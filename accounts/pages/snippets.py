@@ -29,11 +29,17 @@ def offered_models() -> list[str]:
     return names
 
 
+def api_address(request: HttpRequest) -> str:
+    """Where programs reach the API: as the operator says, else where this page was reached."""
+    public: str | None = settings.LLMAPI.public_url
+    return f"{public.rstrip('/')}/v1" if public else request.build_absolute_uri("/v1")
+
+
 def snippets(
     request: HttpRequest, key: ApiKey | None = None, text: str = "YOUR_API_KEY"
 ) -> list[Snippet]:
     """How to ask with this key by curl, in Python, and by variables that most tools read."""
-    base = request.build_absolute_uri("/v1")
+    base = api_address(request)
     scopes = key.scopes if key else []
     models = (key.allowed_models if key else []) or offered_models()
     model = models[0] if models else "MODEL"

@@ -5,8 +5,9 @@ from django.shortcuts import render
 from django.utils import timezone
 
 from accounts.pages.access import page
-from accounts.pages.keys import own_keys
-from accounts.pages.snippets import offered_models, snippets
+from accounts.pages.allowances import account_holder, allowances
+from accounts.pages.keys import own_keys, owner
+from accounts.pages.snippets import api_address, offered_models, snippets
 
 KEYS_SHOWN = 4
 
@@ -17,8 +18,9 @@ def start(request: HttpRequest) -> HttpResponse:
     usable = usable.exclude(expires_at__lte=timezone.now())
     context = {
         "keys": usable[:KEYS_SHOWN],
-        "base_url": request.build_absolute_uri("/v1"),
+        "base_url": api_address(request),
         "models": offered_models(),
         "snippets": snippets(request),
+        "allowances": allowances(account_holder(owner(request))),
     }
     return render(request, "accounts/start.html", context)

@@ -130,6 +130,11 @@ def test_createkey_gives_an_existing_user_one_more_key(alice) -> None:
         (["bob", "--name", "x" * 101], "100"),
         (["bob", "--expires", "0"], "from 1 to"),
         (["bob", "--expires", "1000000"], "from 1 to"),
+        (["bob", "--scope", "all"], "invalid choice"),
+        (["bob", "--model", " "], "name of a model"),
+        (["bob", "--token-budget", "-1"], "from 0"),
+        (["bob", "--requests-per-minute", "3000000000"], "to 2147483647"),
+        (["bob", "--token-budget-period", "day"], "goes with --token-budget"),
     ],
 )
 def test_createkey_says_what_is_wrong_and_makes_nothing(args: list[str], word: str) -> None:
@@ -145,6 +150,115 @@ def test_createkey_makes_a_key_that_expires(alice) -> None:
     left = ApiKey.objects.get().expires_at - timezone.now()
     assert timedelta(days=29, hours=23) < left <= timedelta(days=30)
     assert "It expires on 2" in err
+
+
+@pytest.mark.django_db
+def test_createkey_gives_rights_and_limits_that_keys_lists() -> None:
+    flags = ["--scope", "chat", "--scope", "read-only", "--model", "gpt-4", "--model", "law"]
+    flags += ["--requests-per-minute", "10", "--tokens-per-minute", "2000"]
+    flags += ["--concurrent-requests", "0", "--token-budget", "3000000000"]
+    createkey("bob", *flags, "--token-budget-period", "day")
+    key = ApiKey.objects.get()
+    assert (key.scopes, key.allowed_models) == (["chat", "read-only"], ["gpt-4", "law"])
+    assert services.limits_of(key) == {
+        "requests_per_minute": 10,
+        "tokens_per_minute": 2000,
+        "concurrent_requests": 0,
+        "token_budget": 3_000_000_000,
+        "token_budget_period": "day",
+    }
+    line = manage("keys")[0].splitlines()[1]
+    assert "chat,read-only  gpt-4,law" in line
+    assert "10 requests/min, 2000 tokens/min, 0 at once, 3000000000 tokens/day" in line
+
+
+@pytest.mark.django_db
+def test_rotated_key_is_the_old_one_anew_and_the_old_one_ends(alice) -> None:
+    in_a_week = timezone.now() + timedelta(days=7)
+    rights = {"scopes": ["chat"], "allowed_models": ["law"], "limits": {"token_budget": 5}}
+    old, _ = services.key_create(user=alice, name="laptop", expires_at=in_a_week, **rights)
+    new, text = services.key_rotate(old, timedelta(days=1), created_by=alice)
+    old.refresh_from_db()
+    assert new.digest == keys.digest(text) != old.digest
+    for name in ("user", "name", "scopes", "allowed_models", "token_budget"):
+        assert getattr(new, name) == getattr(old, name), name
+    assert (new.expires_at, new.created_by, old.replaced_by) == (in_a_week, alice, new)
+    assert timedelta(hours=23) < old.expires_at - timezone.now() <= timedelta(days=1)
+    newest, _ = services.key_rotate(new, timedelta(days=30))
+    new.refresh_from_db()
+    assert (new.expires_at, newest.expires_at) == (in_a_week, in_a_week), "not longer than before"
+
+
+@pytest.mark.django_db
+def test_key_that_works_no_more_is_not_rotated(alice) -> None:
+    revoked, _ = services.key_create(user=alice)
+    services.key_revoke(revoked)
+    expired, _ = services.key_create(user=alice, expires_at=timezone.now())
+    rotated, _ = services.key_create(user=alice)
+    services.key_rotate(rotated, timedelta(days=1))
+    services.playground_key_create(alice)
+    playground = ApiKey.objects.get(for_playground=True)
+    count = ApiKey.objects.count()
+    for key in (revoked, expired, rotated, playground):
+        with pytest.raises(ValidationError):
+            services.key_rotate(key, timedelta(days=1))
+    fresh, _ = services.key_create(user=alice)
+    with pytest.raises(ValidationError):
+        services.key_rotate(fresh, timedelta(seconds=-1))
+    assert ApiKey.objects.count() == count + 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_key_is_rotated_once_however_many_do_it_at_once(alice, at_once) -> None:
+    key, _ = services.key_create(user=alice)
+
+    def rotate(_: int) -> bool:
+        try:
+            services.key_rotate(ApiKey.objects.get(pk=key.pk), timedelta(days=1))
+        except ValidationError:
+            return False
+        return True
+
+    assert sorted(at_once(4, rotate)) == [False, False, False, True]
+    assert ApiKey.objects.count() == 2
+
+
+@pytest.mark.django_db
+def test_rotatekey_prints_the_new_key_alone_on_stdout(alice) -> None:
+    old, _ = services.key_create(user=alice, name="laptop")
+    out, err = manage("rotatekey", old.masked, "--grace", "0")
+    new = ApiKey.objects.get(digest=keys.digest(out.strip()))
+    old.refresh_from_db()
+    assert (old.status, new.status, new.name) == ("expired", "usable", "laptop")
+    assert f"{new.masked} takes the place of {old.masked}" in err
+    assert out.strip() not in err
+    for wrong, word in ((["nothing1"], "no such key"), ([old.public_id], "expired")):
+        with pytest.raises(CommandError, match=word):
+            manage("rotatekey", *wrong)
+    with pytest.raises(CommandError, match="number of hours"):
+        manage("rotatekey", new.public_id, "--grace", "-1")
+
+
+@pytest.mark.django_db
+def test_playground_key_is_for_chats_for_an_hour_and_few_are_alive(alice) -> None:
+    texts = [services.playground_key_create(alice) for _ in range(services.PLAYGROUND_KEYS + 2)]
+    newest = ApiKey.objects.get(digest=keys.digest(texts[-1]))
+    assert (newest.scopes, newest.for_playground, newest.created_by) == (["chat"], True, alice)
+    assert newest.expires_at - newest.created_at <= timedelta(hours=1, seconds=1)
+    alive = ApiKey.objects.filter(revoked_at=None)
+    assert {key.digest for key in alive} == {*map(keys.digest, texts[2:])}
+    assert "no keys" in manage("keys")[1]
+    for nobody in (services.anonymous_user(), User(username="gone", is_active=False)):
+        with pytest.raises(ValidationError):
+            services.playground_key_create(nobody)
+
+
+@pytest.mark.django_db
+def test_key_with_unknown_scopes_or_models_without_names_is_not_made(alice) -> None:
+    for wrong in ({"scopes": ["all"]}, {"allowed_models": [""]}, {"limits": {"token_budget": -1}}):
+        with pytest.raises(ValidationError):
+            services.key_create(user=alice, **wrong)
+    assert not ApiKey.objects.exists()
 
 
 @pytest.mark.django_db
@@ -168,8 +282,9 @@ def test_keys_lists_keys_newest_first_and_never_shows_one(alice) -> None:
     services.key_revoke(old)
     heading, first, second = manage("keys")[0].splitlines()
     assert heading.startswith("PUBLIC ID")
-    assert first.split() == [new.public_id, "bob", "usable", "never", "never"]
-    assert second.split() == [old.public_id, "alice", "revoked", "never", "never", "laptop"]
+    never = ["never", "never", "all", "all", "none"]
+    assert first.split() == [new.public_id, "bob", "usable", *never]
+    assert second.split() == [old.public_id, "alice", "revoked", *never, "laptop"]
     assert text[11:] not in second
     assert len(manage("keys", "alice")[0].splitlines()) == 2
     with pytest.raises(CommandError, match="no user 'carol'"):

@@ -19,8 +19,9 @@ ADD = "/admin/accounts/apikey/add/"
 LIST = "/admin/accounts/apikey/"
 
 
-def make_key(client, owner: User, **fields: str):  # type: ignore[no-untyped-def]
-    data = {"user": owner.pk, "name": "laptop", "expires_at_0": "", "expires_at_1": "", **fields}
+def make_key(client, owner: User, **fields: object):  # type: ignore[no-untyped-def]
+    data = {"user": owner.pk, "name": "laptop", "expires_at_0": "", "expires_at_1": ""}
+    data |= {"token_budget_period": "month", **fields}
     return client.post(ADD, data)
 
 
@@ -54,13 +55,84 @@ def test_save_and_add_another_shows_the_key_too(staff_client, alice) -> None:
     assert re.search(r"sk-[0-9A-Za-z]{46}", response.content.decode())
 
 
-def test_form_offers_no_limits_that_nothing_enforces(staff_client, alice) -> None:
+def test_form_gives_rights_and_limits_and_nothing_that_is_the_servers_own(
+    staff_client, alice
+) -> None:
     body = staff_client.get(ADD).content.decode()
-    for name in ("scopes", "requests_per_minute", "token_budget", "digest", "public_id"):
-        assert name not in body
-    make_key(staff_client, alice, requests_per_minute="5", digest="x")
-    assert ApiKey.objects.get().requests_per_minute is None
-    assert ApiKey.objects.get().digest != "x"
+    for name in ("digest", "public_id", "for_playground", "created_by"):
+        assert f'name="{name}"' not in body
+    rights = {"scopes": ["chat", "history"], "allowed_models": " gpt-4 \n\nlaw\ngpt-4"}
+    limits = {"requests_per_minute": "5", "token_budget": "0", "token_budget_period": "day"}
+    make_key(staff_client, alice, **rights, **limits, digest="x", for_playground="on")
+    key = ApiKey.objects.get()
+    assert (key.scopes, key.allowed_models) == (["chat", "history"], ["gpt-4", "law"])
+    assert (key.requests_per_minute, key.tokens_per_minute) == (5, None)
+    assert (key.token_budget, key.token_budget_period) == (0, "day")
+    assert (key.created_by.username, key.for_playground) == ("staff", False)
+    assert key.digest != "x"
+    for wrong in ({"scopes": ["all"]}, {"allowed_models": "x" * 201}, {"token_budget": "-1"}):
+        assert "errorlist" in make_key(staff_client, alice, **wrong).content.decode()
+    assert ApiKey.objects.count() == 1
+
+
+def test_rights_and_limits_of_a_key_change_until_it_is_revoked(staff_client, alice) -> None:
+    key, _ = services.key_create(user=alice, scopes=["chat"], limits={"tokens_per_minute": 7})
+    page = reverse("admin:accounts_apikey_change", args=[key.pk])
+    change = {"name": "new", "scopes": ["embeddings"], "allowed_models": "law"}
+    change |= {"tokens_per_minute": "8", "token_budget_period": "month"}
+    for _ in range(2):
+        staff_client.post(page, change)
+        key.refresh_from_db()
+        assert (key.scopes, key.allowed_models, key.tokens_per_minute) == (
+            ["embeddings"],
+            ["law"],
+            8,
+        )
+        services.key_revoke(key)
+        change |= {"scopes": [], "allowed_models": "", "tokens_per_minute": "9"}
+
+
+def test_limits_of_a_user_are_on_its_page(staff_client, alice) -> None:
+    page = reverse("admin:accounts_user_change", args=[alice.pk])
+    fields = staff_client.get(page).context["adminform"].form.initial
+    data = {name: value for name, value in fields.items() if value not in (None, False)}
+    joined = alice.date_joined
+    data |= {"date_joined_0": f"{joined:%Y-%m-%d}", "date_joined_1": f"{joined:%H:%M:%S}"}
+    data |= {"concurrent_requests": "3", "token_budget": "1000", "token_budget_period": "day"}
+    inline = {"api_keys-TOTAL_FORMS": "0", "api_keys-INITIAL_FORMS": "0"}
+    assert staff_client.post(page, data | inline).status_code == 302
+    alice.refresh_from_db()
+    assert (alice.concurrent_requests, alice.token_budget) == (3, 1000)
+    assert (alice.requests_per_minute, alice.token_budget_period) == (None, "day")
+
+
+def test_rotate_action_shows_the_new_key_once(staff_client, alice) -> None:
+    key, _ = services.key_create(user=alice, name="<b>laptop</b>", scopes=["chat"])
+    data = {"action": "rotate", "_selected_action": [key.pk]}
+    asked = staff_client.post(LIST, data)
+    assert "still works" in asked.content.decode()
+    assert "<b>laptop</b>" not in asked.content.decode()
+    assert ApiKey.objects.count() == 1
+    shown = staff_client.post(LIST, {**data, "grace": "1"})
+    assert "no-store" in shown["Cache-Control"]
+    (text,) = re.findall(r"sk-[0-9A-Za-z]{46}", shown.content.decode())
+    new = ApiKey.objects.get(digest=keys.digest(text))
+    key.refresh_from_db()
+    assert (key.replaced_by, new.scopes, new.created_by.username) == (new, ["chat"], "staff")
+    assert key.expires_at - timezone.now() <= timedelta(hours=1)
+    again = staff_client.post(LIST, {**data, "grace": "1"}, follow=True)
+    assert "was rotated before" in again.content.decode()
+    assert ApiKey.objects.count() == 2
+
+
+def test_keys_of_the_playground_are_in_no_list(staff_client, alice) -> None:
+    services.playground_key_create(alice)
+    key = ApiKey.objects.get()
+    pages = [LIST, reverse("admin:accounts_user_change", args=[alice.pk])]
+    for page in pages:
+        assert key.masked not in html.unescape(staff_client.get(page).content.decode())
+    services.key_create(user=alice)
+    assert "(no name)" in staff_client.get(LIST).content.decode()
 
 
 def test_key_that_could_not_work_is_not_made(staff_client, alice) -> None:
@@ -89,7 +161,8 @@ def test_owner_of_a_key_never_changes(staff_client, alice) -> None:
     key, _ = services.key_create(user=alice, name="old")
     other = User.objects.create_user("other")
     page = reverse("admin:accounts_apikey_change", args=[key.pk])
-    staff_client.post(page, {"user": other.pk, "name": "new", "expires_at_0": ""})
+    data = {"user": other.pk, "name": "new", "token_budget_period": "month"}
+    staff_client.post(page, data)
     key.refresh_from_db()
     assert (key.user, key.name) == (alice, "new")
 

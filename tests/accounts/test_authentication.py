@@ -10,6 +10,7 @@ from rest_framework.request import Request
 from accounts import keys, services
 from accounts.authentication import ApiKeyAuthentication
 from accounts.errors import InvalidApiKey
+from accounts.limits.holders import holders_of
 from accounts.models import ApiKey, User
 
 pytestmark = pytest.mark.django_db
@@ -40,6 +41,7 @@ def test_key_brings_its_user_with_one_query(alice, django_assert_num_queries) ->
     with django_assert_num_queries(1):
         user, found = authenticate(f"Bearer {text}")
         assert (user, found, user.username) == (alice, key, "alice")
+        assert (found.allowed_models, holders_of(user, found)) == ([], ())
 
 
 def test_word_bearer_is_taken_in_any_case(alice) -> None:

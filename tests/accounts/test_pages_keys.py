@@ -2,6 +2,7 @@
 
 import html
 import re
+from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
@@ -10,7 +11,9 @@ from django.utils import timezone
 
 from accounts import keys as key_format
 from accounts import services
+from accounts.limits.limiter import limiter
 from accounts.models import ApiKey, User
+from accounts.pages.allowances import key_holder
 from tests.accounts.pages import signed_in
 
 pytestmark = pytest.mark.django_db
@@ -27,6 +30,14 @@ def mine(alice: User) -> Client:
 @pytest.fixture(autouse=True)
 def served(settings) -> None:  # type: ignore[no-untyped-def]
     settings.OFFERED_MODELS = "tests.accounts.test_pages_keys.two_models"
+
+
+@pytest.fixture
+def counted() -> Iterator[None]:
+    """Nothing counted before, and nothing left: the counts are the process's."""
+    limiter.open(None)
+    yield
+    limiter.open(None)
 
 
 def two_models() -> list[str]:
@@ -233,3 +244,23 @@ def test_rotation_shows_a_new_key_and_the_old_one_ends_after_its_grace(mine, ali
     again = mine.post(path, {"grace": "24", "form_token": "twice"})
     assert "replaced already" in again.content.decode()
     assert ApiKey.objects.count() == 2
+
+
+def test_pages_show_how_much_of_the_limits_is_used(mine, alice, counted) -> None:
+    alice.concurrent_requests, alice.token_budget = 4, 1_000_000
+    alice.save()
+    key, _ = services.key_create(user=alice, name="laptop", limits={"requests_per_minute": 10})
+    holder = key_holder(key)
+    assert holder is not None
+    limiter.reserve((holder,), "chatcmpl-1", 5, lambda *_: 0)
+    body = " ".join(mine.get(f"/keys/{key.public_id}/").content.decode().split())
+    assert 'Requests per minute</span><span class="number quiet">1 / 10</span>' in body
+    start = mine.get("/").content.decode()
+    assert "0 / 1,000,000" in start
+    assert "0 / 4" in start
+
+
+def test_servers_defaults_bound_keys_of_users_without_limits(mine, settings) -> None:
+    settings.LLMAPI = settings.LLMAPI.model_copy(update={"default_requests_per_minute": 5})
+    assert "No more than your own limit, 5." in make(mine, requests_per_minute="6").content.decode()
+    assert not ApiKey.objects.exists()

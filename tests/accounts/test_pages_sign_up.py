@@ -125,6 +125,19 @@ def test_only_the_digest_of_an_invitation_is_at_rest(boss) -> None:
     assert token not in str(Invitation.objects.values().get())
 
 
+def test_tokens_of_links_are_not_in_the_log(boss, client, sign_up_is, caplog) -> None:
+    sign_up_is("invitation")
+    caplog.set_level("INFO", logger="llmapi")
+    _, invitation = links.invitation_create(created_by=boss)
+    password = links.password_path(boss)
+    client.get(invitation)
+    client.get(password, follow=True)
+    assert "/sign-up/…" in caplog.text
+    assert "/password/…" in caplog.text
+    for path in (invitation, password):
+        assert path.strip("/").split("/")[-1] not in caplog.text
+
+
 @pytest.mark.django_db(transaction=True)
 def test_of_several_who_accept_one_invitation_at_once_one_becomes_a_user(
     at_once, sign_up_is

@@ -47,6 +47,7 @@ def starting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerUnderTe
         None,
         flags=(),
         LLMAPI_ENGINE="echo",
+        LLMAPI_SIGN_UP="open",
         LLMAPI_ECHO_DELAY_MS="15",
         LLMAPI_MODEL_ALIASES="gpt-4=echo",
     )
@@ -72,6 +73,18 @@ def server(starting: ServerUnderTest, chromium) -> ServerUnderTest:  # type: ign
     starting.wait_ready()
     starting.manage("shell", "-v0", "-c", MAKE_USERS)
     return starting
+
+
+@pytest.fixture
+def served(server: ServerUnderTest) -> ServerUnderTest:
+    return server
+
+
+@pytest.fixture
+def chrome(anybody: Reader):  # type: ignore[no-untyped-def]
+    """The browser itself, with nobody signed in."""
+    anybody.begin()
+    return anybody.driver
 
 
 @pytest.fixture(scope="session")

@@ -57,6 +57,14 @@ class Tour:
     def press(self, selector: str = "main form button[type=submit]") -> None:
         self.driver.execute_script("document.querySelector(arguments[0]).click()", selector)
 
+    def sign_in(self, username: str, password: str) -> None:
+        self.go("/sign-in/")
+        self.fill(username=username, password=password)
+        self.press("form.form button[type=submit]")
+
+    def open_menu(self) -> None:
+        self.driver.execute_script("document.querySelector('[data-menu]').open = true")
+
     def open_all(self) -> None:
         self.driver.execute_script(
             "for (const d of document.querySelectorAll('details.fold')) d.open = true"
@@ -65,26 +73,22 @@ class Tour:
 
 def tour(driver: Chrome, url: str, username: str, password: str, folder: Path, code: str) -> None:
     see = Tour(driver, url, folder, code)
-    see.go("/sign-in/")
-    see.shoot("sign-in")
-    see.fill(username=username, password="wrong")
-    see.press("form.form button[type=submit]")
+    for path, name in (
+        ("/sign-in/", "sign-in"),
+        ("/sign-up/", "sign-up"),
+        ("/sign-up/no-such-token/", "invitation-void"),
+        ("/password/MQ/no-such-token/", "password-link-void"),
+        ("/nothing/here/", "not-found"),
+    ):
+        see.page(name, path)
+    see.sign_in(username, "wrong")
     see.shoot("sign-in-wrong")
-    see.page("not-found", "/nothing/here/")
-    see.page("sign-up-closed", "/sign-up/x/")
-    see.page("link-void", "/password/MQ/x/")
+    for _ in range(7):
+        see.sign_in(f"nobody-{code}", "wrong")
+    see.shoot("too-many-attempts")
+    see.sign_in(username, password)
 
-    see.go("/sign-in/")
-    see.fill(username=username, password=password)
-    see.press("form.form button[type=submit]")
-    see.page("start", "/")
-    playground(driver, url, folder, code)
-    see.shoot(
-        "menu", lambda: driver.execute_script("document.querySelector('[data-menu]').open = true")
-    )
-    see.page("keys", "/keys/")
-    see.page("password", "/password/")
-    see.press()
+    see.page("keys-first", "/keys/")
     see.go("/keys/new/")
     see.shoot("key-new")
     see.open_all()
@@ -93,9 +97,15 @@ def tour(driver: Chrome, url: str, username: str, password: str, folder: Path, c
     see.press()
     see.open_all()
     see.shoot("key-new-errors")
-    see.fill(other_models="")
+    see.fill(other_models="", requests_per_minute="20", token_budget="500000")
+    for scope in ("chat", "embeddings"):
+        see.press(f"input[value={scope}]")
     see.press()
     see.shoot("key-made")
+    see.page("start", "/")
+    see.shoot("menu", see.open_menu)
+    playground(driver, url, folder, code)
+    see.page("password", "/password/")
     see.go("/keys/")
     driver.find_element(By.CSS_SELECTOR, "td a.title").click()
     path = driver.current_url.removeprefix(url)
@@ -104,17 +114,32 @@ def tour(driver: Chrome, url: str, username: str, password: str, folder: Path, c
     see.press()
     see.shoot("key-rotated")
     see.page("key-replaced", path)
+    see.page("keys", "/keys/")
     see.page("key-revoke", path + "revoke/")
     see.press()
     see.open_all()
-    see.shoot("keys-many")
+    see.shoot("keys-ended")
+
     see.go("/docs/")
     WebDriverWait(driver, 20).until(lambda page: page.find_elements(By.CLASS_NAME, "opblock"))
     see.shoot("docs")
-    see.page("admin", "/admin/")
-    see.page("admin-keys", "/admin/accounts/apikey/")
-    see.page("admin-key-add", "/admin/accounts/apikey/add/")
-    see.page("admin-user", "/admin/accounts/user/1/change/")
+    for name, place in (
+        ("admin", ""),
+        ("admin-keys", "accounts/apikey/"),
+        ("admin-key-add", "accounts/apikey/add/"),
+        ("admin-user", "accounts/user/1/change/"),
+        ("admin-invitation-add", "accounts/invitation/add/"),
+    ):
+        see.page(name, f"/admin/{place}")
+    see.press("input[name=_save]")
+    see.shoot("admin-invitation")
+    see.go("/admin/accounts/user/")
+    see.press("input.action-select")
+    driver.find_element(By.CSS_SELECTOR, "option[value=password_links]").click()
+    see.press("button[name=index]")
+    see.shoot("admin-password-links")
+    link = driver.find_element(By.ID, "link-1").get_property("value")
+    see.page("password-link", "/" + str(link).split("/", 3)[3])
 
 
 SAID = {

@@ -17,6 +17,7 @@ ROUTES = [
     ("POST", "/v1/embeddings"),
     ("GET", "/v1/models"),
     ("GET", "/v1/models/reciter"),
+    ("GET", "/v1/usage"),
     ("GET", "/v1/admin/adapters"),
     ("POST", "/v1/admin/adapters"),
 ]
@@ -111,6 +112,7 @@ async def test_the_openapi_document_covers_every_route(served):
         "/v1/embeddings",
         "/v1/models",
         "/v1/models/{model}",
+        "/v1/usage",
         "/v1/admin/adapters",
         "/v1/admin/adapters/{name}",
         "/health",
@@ -126,4 +128,4 @@ async def test_the_docs_page_loads_nothing_from_elsewhere(served):
     page = (await nobody.get("/docs/")).body.decode()
     assert "swagger-ui" in page
     assert "https://" not in page
-    assert (await nobody.get("/")).headers["location"] == "/docs/"
+    assert (await nobody.get("/")).headers["location"] == "/sign-in/?next=/"

@@ -12,8 +12,8 @@ from django.utils import timezone
 from accounts.limits.holders import holders_of
 from accounts.limits.limiter import limiter
 from accounts.limits.shared import SharedStore
-from accounts.models import ApiKey, User
-from accounts.services import key_create
+from accounts.models import ApiKey
+from accounts.services import key_create, key_revoke
 from conversations.models import Completion
 from llmapi import completions
 from llmapi.backends.echo import EchoBackend
@@ -23,7 +23,7 @@ from tests.door.client import Client
 from tests.door.conftest import close_connections
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
-SLOW_S = 0.02
+SLOW_S = 0.005
 """Before each word of the echo."""
 
 
@@ -132,13 +132,13 @@ async def test_refusal_says_which_limit_and_when_to_come_again(echo, new_client)
     assert (wrong.status, wrong.headers["x-ratelimit-remaining-requests"]) == (400, "0")
 
 
-async def test_without_limits_there_are_no_headers_and_no_further_query(
-    echo, new_client, django_assert_num_queries
-):
+async def test_without_limits_there_are_no_headers_and_nothing_is_counted(with_redis, new_client):
     client = await sync_to_async(new_client)()
     answer = await client.post(CHAT, hello())
     assert answer.status == 200
     assert not [name for name in answer.headers if name.startswith("x-ratelimit")]
+    with redis_client.Redis.from_url(with_redis.url) as client_of_redis:
+        assert client_of_redis.dbsize() == 0
 
 
 async def test_limits_of_a_user_hold_for_all_of_its_keys_together(counted, user, new_client):
@@ -293,10 +293,14 @@ async def test_nothing_leaks_however_requests_end(counted, user, new_client, mon
     monkeypatch.setattr(completions, "completion_start", sometimes_fails)
     monkeypatch.setattr(EchoBackend, "stream", breaks)
 
-    async def leave(after_s):
-        call = await client.begin(CHAT, hello(50, stream=True))
-        await asyncio.sleep(after_s)
+    async def leave_during_admission():
+        call = await client.begin(CHAT, hello(50))
+        await asyncio.sleep(0.005)
         await call.disconnect()
+
+    async def leave_a_stream():
+        async with client.stream(CHAT, hello(400)) as call:
+            await call.start()
 
     kinds = [
         lambda: client.post(CHAT, hello(3)),
@@ -304,13 +308,12 @@ async def test_nothing_leaks_however_requests_end(counted, user, new_client, mon
         lambda: client.post(CHAT, hello(7)),
         lambda: client.post(CHAT, hello(3, temperature=3)),
         lambda: client.post(EMBEDDINGS, {"input": "a b c"}),
-        lambda: leave(0),
-        lambda: leave(0.005),
-        lambda: leave(0.1),
+        leave_during_admission,
     ]
     for _ in range(5):
+        await asyncio.gather(*(leave_a_stream() for _ in range(4)))
         batch = [kind() for kind in kinds for _ in range(6)]
-        await asyncio.gather(*batch, return_exceptions=True)
+        await asyncio.gather(*batch, return_exceptions=True)  # events() expects a 200
     monkeypatch.undo()
     for _ in range(500):
         if not (running._requests or running._writes):
@@ -353,3 +356,58 @@ async def test_budget_used_while_redis_was_away_is_used(with_redis, new_client):
     with redis_client.Redis.from_url(with_redis.url) as client_of_redis:
         assert client_of_redis.keys("*key:*:running") == []
     assert (await left(client.api_key))["key"].used == 70
+
+
+# ---- what a key may be used for ------------------------------------------------------------------
+
+
+async def may_use(client, **body):
+    answer = await client.post(CHAT, hello(**body))
+    assert answer.status in (200, 403), answer.body
+    return answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("allowed", "by_id", "by_alias", "left_out", "listed"),
+    [
+        ([], True, True, True, ["echo", "gpt-4"]),
+        (["echo"], True, True, True, ["echo", "gpt-4"]),
+        (["gpt-4"], False, True, False, ["gpt-4"]),
+        (["other"], False, False, False, []),
+    ],
+)
+async def test_key_with_models_may_use_those_alone(
+    echo, new_client, allowed, by_id, by_alias, left_out, listed
+):
+    client = await sync_to_async(new_client)(allowed_models=allowed)
+    assert await may_use(client, model="echo") is by_id
+    assert await may_use(client, model="gpt-4") is by_alias
+    assert await may_use(client) is left_out
+    cards = (await client.get("/v1/models")).json()["data"]
+    assert [card["id"] for card in cards] == listed
+    assert (await client.get("/v1/models/echo")).status == (200 if "echo" in listed else 403)
+
+
+async def test_refused_model_is_named_with_those_of_the_key_and_costs_nothing(echo, new_client):
+    client = await sync_to_async(new_client)(
+        allowed_models=["law", "zh"], requests_per_minute=5, scopes=["chat", "completions"]
+    )
+    for body in (hello(), hello(model="echo"), hello(model="nothing")):
+        answer = await client.post(CHAT, body)
+        assert answer.status == 403
+        assert (answer.error["code"], answer.error["param"]) == ("permission_denied", "model")
+        assert "it may use law, zh" in answer.error["message"]
+        assert answer.headers["x-ratelimit-remaining-requests"] == "5"
+    assert await Completion.objects.acount() == 0
+    answer = await client.post(EMBEDDINGS, {"input": "a"})
+    assert (answer.status, answer.error["param"]) == (403, None)
+    assert "it is for chat, completions" in answer.error["message"]
+
+
+async def test_stream_of_a_key_that_is_revoked_meanwhile_goes_on_to_its_end(echo, new_client):
+    client = await sync_to_async(new_client)()
+    async with client.stream(CHAT, hello(50)) as call:
+        assert (await call.start()).status == 200
+        await sync_to_async(key_revoke)(client.api_key)
+        assert (await client.post(CHAT, hello())).status == 401
+        assert [event async for event in call.events()][-1] == "[DONE]"

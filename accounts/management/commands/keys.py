@@ -8,7 +8,10 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from accounts.management.database import failing_as
 from accounts.models import ApiKey, User
 
-HEADINGS = ("PUBLIC ID", "USER", "STATUS", "LAST USED", "EXPIRES", "NAME")
+HEADINGS = (
+    *("PUBLIC ID", "USER", "STATUS", "LAST USED", "EXPIRES", "SCOPES", "MODELS", "LIMITS"),
+    "NAME",
+)
 
 
 class Command(BaseCommand):
@@ -18,7 +21,7 @@ class Command(BaseCommand):
         parser.add_argument("username", nargs="?", help="whose keys; left out: everyone's")
 
     def handle(self, *args: Any, username: str | None, **options: Any) -> None:
-        keys = ApiKey.objects.select_related("user").order_by("-pk")
+        keys = ApiKey.objects.filter(for_playground=False).select_related("user").order_by("-pk")
         with failing_as("The keys could not be read"):
             if username is not None:
                 if not User.objects.filter(username=username).exists():
@@ -36,7 +39,20 @@ class Command(BaseCommand):
 
 def row_of(key: ApiKey) -> tuple[str, ...]:
     times = when(key.last_used_at), when(key.expires_at)
-    return (key.public_id, key.user.username, key.status, *times, key.name)
+    rights = ",".join(key.scopes) or "all", ",".join(key.allowed_models) or "all"
+    limits = limits_text(key)
+    return (key.public_id, key.user.username, key.status, *times, *rights, limits, key.name)
+
+
+def limits_text(key: ApiKey) -> str:
+    """`10 requests/min, 5000 tokens/day`; `none`."""
+    limits = (
+        (key.requests_per_minute, "requests/min"),
+        (key.tokens_per_minute, "tokens/min"),
+        (key.concurrent_requests, "at once"),
+        (key.token_budget, f"tokens/{key.token_budget_period}"),
+    )
+    return ", ".join(f"{limit} {what}" for limit, what in limits if limit is not None) or "none"
 
 
 def when(time: datetime | None) -> str:

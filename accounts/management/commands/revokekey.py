@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandParser
 
-from accounts import keys, services
+from accounts import services
 from accounts.management.database import failing_as
-from accounts.models import ApiKey
+from accounts.management.naming import key_named
 
 
 class Command(BaseCommand):
@@ -19,17 +19,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, public_id: str, **options: Any) -> None:
         with failing_as("No key was revoked"):
-            key = ApiKey.objects.select_related("user").filter(public_id=named(public_id)).first()
-            if key is None:
-                # Not what was typed: it may be a key.
-                raise CommandError("There is no such key. 'manage.py keys' lists the public ids.")
+            key = key_named(public_id)
             revoked = services.key_revoke(key)
         ending = "is revoked." if revoked else "was revoked already."
         self.stdout.write(f"{key.masked} of {key.user.username!r} {ending}")
-
-
-def named(text: str) -> str:
-    """The public id in what an operator has at hand: itself, the key as it is shown, or the whole
-    key."""
-    whole = keys.parse(text)
-    return whole.public_id if whole else text.removeprefix(keys.PREFIX).partition("…")[0]

@@ -1,0 +1,18 @@
+"""Which users a member of staff may govern: make keys for, change, deactivate, give a password."""
+
+from django.db.models import Q
+
+from accounts.models import User
+
+
+def may_govern(actor: User, user: User) -> bool:
+    """Superusers everybody; others themselves, and those who have no rights of staff: whoever makes
+    a key or a password for a user can act as that user."""
+    return actor.is_superuser or actor.pk == user.pk or not (user.is_staff or user.is_superuser)
+
+
+def governed_by(actor: User) -> Q:
+    """The same as a condition on users."""
+    if actor.is_superuser:
+        return Q()
+    return Q(pk=actor.pk) | Q(is_staff=False, is_superuser=False)

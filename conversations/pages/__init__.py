@@ -1,0 +1,1 @@
+"""The pages that show users their own history and usage."""

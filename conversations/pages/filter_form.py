@@ -1,0 +1,71 @@
+"""The search and the filters above a list of the history."""
+
+from typing import Any
+
+from django import forms
+from django.utils.translation import gettext_lazy as _
+
+from conversations import own
+from conversations.models import Completion
+
+LONGEST_SEARCH = 200
+KINDS = {
+    Completion.Kind.CHAT: _("Chat"),
+    Completion.Kind.COMPLETION: _("Completion"),
+    Completion.Kind.EMBEDDING: _("Embedding"),
+}
+
+
+class FilterForm(forms.Form):
+    """Sent by GET. What it does not know is said beside the field, and nothing is listed."""
+
+    q = forms.CharField(
+        required=False,
+        max_length=LONGEST_SEARCH,
+        label=_("Search"),
+        widget=forms.TextInput(
+            attrs={"type": "search", "autocomplete": "off", "spellcheck": "false", "class": "input"}
+        ),
+    )
+    kind = forms.ChoiceField(required=False, label=_("Kind"))
+    model = forms.ChoiceField(required=False, label=_("Model"))
+    key = forms.ChoiceField(required=False, label=_("Key"))
+    since = forms.DateField(
+        required=False, label=_("From"), widget=forms.DateInput(attrs={"type": "date"})
+    )
+    until = forms.DateField(
+        required=False, label=_("To"), widget=forms.DateInput(attrs={"type": "date"})
+    )
+
+    def __init__(self, data: Any, *, user: Any, with_kinds: bool) -> None:
+        super().__init__(data)
+        if with_kinds:
+            self._choices("kind", [("", _("All")), *KINDS.items()])
+        else:
+            del self.fields["kind"]
+        # A model that was asked for longer ago than the choices reach back is one all the same.
+        models = {*own.models_of(user), self.data.get("model", "")} - {""}
+        self._choices("model", [("", _("All")), *((name, name) for name in sorted(models))])
+        keys = [(key.public_id, key.name or key.masked) for key in own.keys_of(user)]
+        self._choices("key", [("", _("All")), (own.PLAYGROUND, _("Playground")), *keys])
+
+    def _choices(self, name: str, choices: list[tuple[Any, Any]]) -> None:
+        self.fields[name].choices = choices  # type: ignore[attr-defined]
+
+    def clean(self) -> dict[str, Any]:
+        wanted = self.cleaned_data
+        if wanted.get("since") and wanted.get("until") and wanted["since"] > wanted["until"]:
+            self.add_error("until", _("This day is before the first."))
+        return wanted
+
+    @property
+    def wanted(self) -> own.Wanted:
+        """Of a valid form."""
+        words = tuple(self.cleaned_data["q"].split()[: own.MOST_WORDS])
+        rest = {k: v for k, v in self.cleaned_data.items() if k != "q"}
+        return own.Wanted(words=words, **rest)
+
+    @property
+    def is_narrowed(self) -> bool:
+        """Whether something beside words was asked for."""
+        return any(self.data.get(name) for name in self.fields if name != "q")

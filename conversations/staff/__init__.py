@@ -1,0 +1,1 @@
+"""The pages of staff: what they see, judge, export and erase, each by their rights."""

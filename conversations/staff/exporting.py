@@ -1,0 +1,108 @@
+"""Exports: of the ticked rows by an action, of all that a filter finds by a page. Each is in the
+audit log before its first byte leaves."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from django.utils import timezone
+
+from accounts import audit
+from accounts.models import AuditEvent
+from conversations.staff.reading import HistoryAdmin
+from conversations.streaming import streamed
+
+TICKED_AT_MOST = 200
+
+
+class ExportedAdmin(HistoryAdmin):
+    """A list whose rows leave as a file. `export_format`: the ending of its name."""
+
+    actions = ["export_selected"]
+    change_list_template = "admin/conversations/list.html"
+    export_format = ""
+    export_type = ""
+    export_holds = ""
+    """In words: what the file has of each row."""
+
+    def export_lines(self, rows: QuerySet[Any]) -> Iterator[str]:
+        raise NotImplementedError
+
+    def has_export_permission(self, request: HttpRequest) -> bool:
+        """Asked besides the right to see the list."""
+        raise NotImplementedError
+
+    def get_urls(self) -> list[URLPattern]:
+        view = self.admin_site.admin_view(self.export_view)
+        name = f"conversations_{self.opts.model_name}_export"
+        return [path("export/", view, name=name), *super().get_urls()]
+
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """The way to the export takes the list's filters along."""
+        context = {
+            "export_query": request.GET.urlencode() if self.has_export_permission(request) else None
+        }
+        return super().changelist_view(request, {**context, **(extra_context or {})})
+
+    @admin.action(description="Export the selected %(verbose_name_plural)s", permissions=["export"])
+    def export_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponseBase:
+        if request.POST.get("select_across") == "1":
+            return self.export_page(request, queryset)
+        rows = list(queryset.values_list("pk", "public_id")[:TICKED_AT_MOST])
+        for _, public_id in rows:
+            audit.record_for(
+                request, AuditEvent.Action.EXPORT, public_id, format=self.export_format
+            )
+        return self.file(self.model._default_manager.filter(pk__in=[pk for pk, _ in rows]))
+
+    def export_view(self, request: HttpRequest) -> HttpResponseBase:
+        """All that the list's filters and search in the address find."""
+        if not (self.has_view_permission(request) and self.has_export_permission(request)):
+            raise PermissionDenied
+        queryset = self.get_changelist_instance(request).get_queryset(request)
+        if request.method != "POST":
+            return self.export_page(request, queryset)
+        filters = {name: value for name, value in request.GET.items() if name not in ("q", "p")}
+        # The words of a search may be the words of a text, which the log does not hold.
+        if request.GET.get("q"):
+            filters["q"] = "…"
+        target = f"{self.opts.verbose_name_plural}, {'filtered' if filters else 'all'}"
+        audit.record_for(
+            request, AuditEvent.Action.EXPORT, target, format=self.export_format, filters=filters
+        )
+        return self.file(queryset)
+
+    def export_page(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
+        count = self.get_paginator(request, queryset, 1).count
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"Export {self.opts.verbose_name_plural}",
+            "opts": self.opts,
+            "count": count,
+            "is_more": count >= self.paginator.deepest,
+            "filters": [
+                (name.split("__")[0].replace("_", " "), value)
+                for name, value in request.GET.items()
+                if value and name not in ("o", "p")
+            ],
+            "query": request.GET.urlencode(),
+            "format": self.export_format.upper(),
+            "holds": self.export_holds,
+        }
+        return TemplateResponse(request, "admin/conversations/export.html", context)
+
+    def file(self, queryset: QuerySet[Any]) -> StreamingHttpResponse:
+        name = str(self.opts.verbose_name_plural).replace(" ", "-")
+        return streamed(
+            self.export_lines(queryset),
+            content_type=self.export_type,
+            filename=f"{name}-{timezone.now():%Y%m%d-%H%M%S}.{self.export_format}",
+        )

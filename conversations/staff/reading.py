@@ -1,0 +1,161 @@
+"""What all lists and pages of the history have in common: they are read, and nothing is changed."""
+
+from datetime import datetime
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
+from django.core.exceptions import PermissionDenied
+from django.core.paginator import Paginator
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
+from django.utils import timezone
+from django.utils.functional import cached_property
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from accounts.models import ApiKey, User
+
+LONGEST_SEARCH = 200
+
+
+def may_read(request: HttpRequest) -> bool:
+    """Whether they see what was said. Who may not sees of a text neither its words nor whether it
+    has any: no title, no search by words, no error, parameter or label that a client wrote."""
+    assert isinstance(request.user, User)
+    return request.user.has_perm("conversations.read_text")
+
+
+def may_export(request: HttpRequest) -> bool:
+    assert isinstance(request.user, User)
+    return request.user.has_perm("conversations.export_text")
+
+
+def may_erase(request: HttpRequest) -> bool:
+    assert isinstance(request.user, User)
+    return request.user.has_perm("conversations.erase_text")
+
+
+class ShallowPaginator(Paginator):
+    """Counts to 10,000 and no further: nobody turns two hundred pages, and a full count reads the
+    whole table."""
+
+    deepest = 10_000
+
+    @cached_property
+    def count(self) -> int:
+        rows: QuerySet[Any] = self.object_list  # type: ignore[assignment]
+        return rows.order_by()[: self.deepest].count()
+
+
+class HistoryAdmin(admin.ModelAdmin):
+    """A list, and a page to read; no form, and no way to change anything."""
+
+    list_per_page = 50
+    list_max_show_all = 50
+    ordering = ("-pk",)
+    paginator = ShallowPaginator
+    show_full_result_count = False
+    # Counts beside the filters' choices would read the whole table once for each of them.
+    show_facets = admin.ShowFacets.NEVER
+    page_template = ""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def page_context(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        """What the page of `obj` shows, beside `obj` itself as `original`."""
+        raise NotImplementedError
+
+    def page(self, request: HttpRequest, obj: Any, **context: Any) -> TemplateResponse:
+        context = {
+            **self.admin_site.each_context(request),
+            "title": str(obj),
+            "opts": self.opts,
+            "original": obj,
+            **self.page_context(request, obj),
+            **context,
+        }
+        return TemplateResponse(request, self.page_template, context)
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> Any:
+        obj = self.get_object(request, unquote(object_id)) if object_id else None
+        is_read = request.method in ("GET", "HEAD")
+        if object_id is None or not is_read or not self.has_view_permission(request, obj):
+            raise PermissionDenied
+        if obj is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)  # type: ignore[attr-defined]
+        return self.page(request, obj)
+
+    def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
+        """By the filters alone. Django lets any column be asked in the address, and with
+        `?title__startswith=` one reads a title that one may not see, letter by letter."""
+        allowed: set[str | None] = set()
+        for item in self.list_filter:
+            if isinstance(item, str):
+                allowed |= {f"{item}__{how}" for how in ("exact", "gte", "lt", "isnull")}
+            else:
+                allowed.add(getattr(item, "parameter_name", None))
+        return lookup in allowed
+
+    def get_changelist_instance(self, request: HttpRequest) -> Any:
+        changelist = super().get_changelist_instance(request)
+        changelist.search_help_text = self.search_help(request)
+        return changelist
+
+    def search_help(self, request: HttpRequest) -> str:
+        """What one may search for."""
+        raise NotImplementedError
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        if len(term) > LONGEST_SEARCH:
+            self.message_user(
+                request,
+                f"Search for {LONGEST_SEARCH} characters at most, please.",
+                messages.WARNING,
+            )
+            return queryset.none(), False
+        if "\0" in term:  # PostgreSQL has no such character, so nothing is named so.
+            return queryset.none(), False
+        return queryset.filter(self.search(request, term)), False
+
+    def search(self, request: HttpRequest, term: str) -> Q:
+        raise NotImplementedError
+
+
+def owner_shown(row: Any) -> SafeString:
+    """The user and the key of a request or conversation."""
+    key: ApiKey | None = row.api_key
+    return format_html(
+        '<bdi>{}</bdi><br><bdi class="history-quiet">{}</bdi>',
+        row.user.get_username(),
+        "no key" if key is None else key.name or key.masked,
+    )
+
+
+def time_shown(time: datetime | None, *, seconds: bool = True) -> str:
+    if time is None:
+        return ""
+    return timezone.localtime(time).strftime("%Y-%m-%d %H:%M" + (":%S" if seconds else ""))
+
+
+def badge(status: str) -> SafeString:
+    return format_html('<span class="history-status" data-status="{0}">{0}</span>', status)

@@ -1,0 +1,252 @@
+"""What is too old goes, what is not stays, and nothing that runs is touched."""
+
+import threading
+from datetime import timedelta
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from django.core.management import CommandError, call_command
+from django.db import connection
+from django.utils import timezone
+from pydantic import ValidationError
+
+from accounts import services as accounts
+from accounts.models import ApiKey, AuditEvent
+from config.env import ServerSettings, explain
+from conversations import upkeep
+from conversations.erasing import completion_erase
+from conversations.folding import hours_fold
+from conversations.models import Completion, CompletionContent, Conversation, Message, UsageHour
+from conversations.retention import limits_now, prune, would_prune
+from conversations.services import completions_flush
+from conversations.usage import UsageQuery, total, usage
+from tests.conversations.marked import MARK, everything_said_by, places_of
+from tests.environment import ON_POSTGRES
+
+DAY = timedelta(days=1)
+on_sqlite = pytest.mark.skipif(
+    ON_POSTGRES, reason="PostgreSQL's files are its own: docs/data.md says what VACUUM does"
+)
+
+
+@pytest.fixture
+def keep(settings):
+    """keep(text, usage): for so many days."""
+
+    def set_days(text: int | None, usage: int | None = None) -> None:
+        settings.LLMAPI = settings.LLMAPI.model_copy(
+            update={"keep_text_days": text, "keep_usage_days": usage}
+        )
+
+    return set_days
+
+
+def aged(row: Completion, days: float) -> Completion:
+    """The request as if it had been made so long ago; its conversation as it is."""
+    Completion.objects.filter(pk=row.pk).update(created_at=timezone.now() - days * DAY)
+    return row
+
+
+def last_turn(row: Completion, days: float) -> None:
+    when = timezone.now() - days * DAY
+    Conversation.objects.filter(pk=row.conversation_id).update(updated_at=when)
+
+
+def run(*command: str, **options) -> str:
+    out = StringIO()
+    call_command(*command, stdout=out, **options)
+    return out.getvalue()
+
+
+# ---- texts ---------------------------------------------------------------------------------------
+
+
+def test_old_texts_go_and_their_usage_stays(alice, history, keep) -> None:
+    keep(30)
+    chat = aged(history.say(alice, [("user", MARK)], MARK), 31)
+    last_turn(chat, 31)
+    plain = history.start(alice, prompt=MARK)
+    history.finish(plain, MARK)
+    aged(Completion.objects.get(pk=plain), 31)
+    young = history.say(alice, [("user", "new")], "answer")
+    expected = would_prune(limits_now())
+    pruned = prune(limits_now())
+    assert pruned == expected
+    assert (pruned.conversations, pruned.texts, pruned.requests, pruned.hours) == (1, 1, 0, 0)
+    assert places_of(MARK) == []
+    assert Completion.objects.exclude(erased_at=None).count() == 2
+    assert list(Conversation.objects.all()) == [young.conversation]
+    assert CompletionContent.objects.count() == 1
+
+
+def test_conversation_that_goes_on_keeps_its_old_turns(alice, history, keep) -> None:
+    keep(30, 60)
+    first = aged(history.say(alice, [("user", "one")], "two"), 90)
+    chat = [("user", "one"), ("assistant", "two"), ("user", "three")]
+    history.say(alice, chat, "four")
+    assert not prune(limits_now())
+    assert Message.objects.count() == 4
+    first.refresh_from_db()
+    assert first.erased_at is None
+
+
+def test_running_requests_keep_their_texts(alice, history, keep) -> None:
+    keep(1, 1)
+    first = history.say(alice, [("user", "one")], "two")
+    running = history.start(alice, [("user", "one"), ("assistant", "two"), ("user", "three")])
+    plain = history.start(alice, prompt="text")
+    for row in Completion.objects.all():
+        aged(row, 50)
+    last_turn(first, 50)
+    assert not would_prune(limits_now())
+    assert not prune(limits_now())
+    history.finish(running, "answer")
+    history.finish(plain, "answer")
+    last_turn(first, 50)
+    pruned = prune(limits_now())
+    assert (pruned.conversations, pruned.texts, pruned.requests) == (1, 1, 3)
+    assert not Completion.objects.exists()
+
+
+# ---- usage ---------------------------------------------------------------------------------------
+
+
+def test_old_usage_goes_with_its_hours_and_the_rest_is_counted_as_before(
+    alice, history, keep
+) -> None:
+    keep(30, 60)
+    for days in (10, 40, 70, 100):
+        row = aged(history.say(alice, [("user", f"{days} days")], "answer"), days)
+        last_turn(row, days)
+    hours_fold()
+    assert UsageHour.objects.count() == 4
+    expected = would_prune(limits_now())
+    pruned = prune(limits_now())
+    assert pruned == expected
+    assert (pruned.conversations, pruned.requests, pruned.hours) == (3, 2, 2)
+    ever = UsageQuery(start=timezone.now() - 200 * DAY, end=timezone.now())
+    assert total(usage(ever)).requests == 2
+    assert hours_fold() == 0
+    assert not prune(limits_now())
+
+
+def test_prune_is_recorded_if_anything_went(alice, history, keep) -> None:
+    keep(30)
+    last_turn(aged(history.say(alice, [("user", "one")], "two"), 31), 31)
+    prune(limits_now())
+    prune(limits_now())
+    event = AuditEvent.objects.get()
+    assert (event.action, event.actor, event.detail["conversations"]) == ("prune", None, 1)
+
+
+def test_prune_command_says_what_it_would_do_and_what_it_did(alice, history, keep) -> None:
+    assert "kept for ever" in run("prune")
+    keep(30)
+    last_turn(aged(history.say(alice, [("user", "one")], "two"), 31), 31)
+    assert "Would be pruned: 1 conversations" in run("prune", "--dry-run")
+    assert Message.objects.count() == 2
+    assert "Pruned: 1 conversations" in run("prune")
+    assert not Message.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("days", "words"),
+    [
+        ({"keep_usage_days": 30}, "LLMAPI_KEEP_USAGE_DAYS needs LLMAPI_KEEP_TEXT_DAYS"),
+        ({"keep_usage_days": 30, "keep_text_days": 31}, "at most as many"),
+        ({"keep_text_days": 0}, "LLMAPI_KEEP_TEXT_DAYS"),
+    ],
+)
+def test_days_that_cannot_be_kept_stop_the_start(days, words) -> None:
+    with pytest.raises(ValidationError) as caught:
+        ServerSettings(**days)
+    assert words in explain(caught.value)
+    ServerSettings(keep_text_days=30, keep_usage_days=30)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_server_folds_and_prunes_by_itself(alice, history, keep, monkeypatch) -> None:
+    keep(30)
+    last_turn(aged(history.say(alice, [("user", "one")], "two"), 31), 31)
+    done = threading.Event()
+    monkeypatch.setattr(upkeep, "FOLD_EVERY_S", 0.01)
+    monkeypatch.setattr(upkeep.logger, "info", lambda *args: done.set())
+    keeper = upkeep.Upkeep()
+    keeper.start()
+    try:
+        assert done.wait(20)
+    finally:
+        keeper.stop()
+    assert UsageHour.objects.count() == 1
+    assert not Message.objects.exists()
+
+
+# ---- a user --------------------------------------------------------------------------------------
+
+
+@on_sqlite
+@pytest.mark.django_db(transaction=True)
+def test_the_database_file_holds_nothing_of_an_erased_user(alice, history) -> None:
+    everything_said_by(alice, history)
+    # A draft that the answer replaced: no row says it any more, the file may.
+    draft = history.start(alice, prompt="question")
+    completions_flush({draft: ((f"{MARK} draft",), 1)})
+    history.finish(draft, "answer")
+    path = Path(connection.settings_dict["NAME"])
+    files = [path, path.with_name(f"{path.name}-wal")]
+    assert any(MARK.encode() in file.read_bytes() for file in files)
+    run("erase_user", "alice", "--yes")
+    for file in path.parent.glob(f"{path.name}*"):
+        assert MARK.encode() not in file.read_bytes(), file
+
+
+@on_sqlite
+@pytest.mark.django_db(transaction=True)
+def test_texts_erased_one_by_one_are_zeros_in_the_database_file(alice, history) -> None:
+    for number in range(20):
+        history.say(alice, [("user", f"{MARK} {number}")], f"{MARK} answer {number}")
+    path = Path(connection.settings_dict["NAME"])
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        assert MARK.encode() in path.read_bytes()
+        for row in Completion.objects.all():
+            completion_erase(row.pk)
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    assert MARK.encode() not in path.read_bytes()
+
+
+def test_erase_user_command_says_what_it_did_and_is_recorded(alice, history) -> None:
+    everything_said_by(alice, history)
+    said = run("erase_user", "alice", "--yes", "--no-vacuum")
+    assert "2 conversations and the texts of 5 requests of 'alice'" in said
+    event = AuditEvent.objects.get()
+    assert (event.action, event.target, event.actor) == ("erase", "user alice", None)
+    assert event.detail == {"conversations": 2, "completions": 5}
+
+
+def test_erase_user_asks_first(alice, history, monkeypatch) -> None:
+    history.say(alice, [("user", MARK)], MARK)
+    monkeypatch.setattr("builtins.input", lambda: "y")
+    with pytest.raises(CommandError, match="Nothing was erased"):
+        run("erase_user", "alice", "--no-vacuum")
+    assert Message.objects.count() == 2
+    monkeypatch.setattr("builtins.input", lambda: "alice")
+    run("erase_user", "alice", "--no-vacuum")
+    assert places_of(MARK) == []
+    with pytest.raises(CommandError, match="no user 'carol'"):
+        run("erase_user", "carol", "--yes")
+
+
+def test_deactivated_user_has_no_key_no_name_and_no_address(alice, history) -> None:
+    key, _ = accounts.key_create(user=alice, name=f"{MARK}'s laptop")
+    alice.email, alice.first_name, alice.last_name = f"{MARK}@example.org", MARK, MARK
+    alice.save()
+    history.say(alice, [("user", MARK)], MARK, api_key_id=key.pk)
+    said = run("erase_user", "alice", "--yes", "--deactivate", "--no-vacuum")
+    assert "1 keys are revoked" in said
+    alice.refresh_from_db()
+    assert not alice.is_active
+    assert not ApiKey.objects.get().is_usable
+    assert places_of(MARK) == []
+    assert Completion.objects.get().user == alice
