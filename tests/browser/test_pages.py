@@ -9,9 +9,12 @@ from tests.browser.chromium import look
 
 pytestmark = pytest.mark.browser
 
-PAGES = ("/", "/playground/", "/keys/", "/keys/new/", "/password/", "/docs/")
+PAGES = (
+    *("/", "/playground/", "/history/", "/history/requests/", "/usage/"),
+    *("/keys/", "/keys/new/", "/password/", "/docs/"),
+)
 OPEN_PAGES = ("/sign-in/", "/sign-up/x/", "/password/MQ/x/", "/nothing/here/")
-REFUSED = re.compile(r"Failed to load resource: .* status of 40[0-9]")
+REFUSED = re.compile(r"Failed to load resource: .* status of 4\d\d")
 """What the console says of a page that itself says that it is not to be had."""
 
 
@@ -43,7 +46,18 @@ def test_two_users_make_keys_chat_and_reach_nothing_of_each_other(reader, server
         texts = [chat["choices"][0]["message"]["content"] for chat in chats]
         assert texts == [f"{name} in the playground", f"{name} by a program"]
         chat = reader.driver.current_url.removeprefix(server.url)
-        made[name] = (f"/keys/{key[3:11]}/", chat)
+        conversation = chat.partition("=")[2]
+        reader.open("/history/")
+        titles = reader.text("main")
+        assert f"{name} in the playground" in titles
+        assert f"{name} by a program" in titles
+        reader.open(f"/history/{conversation}/")
+        assert reader.text("main").count(f"{name} in the playground") >= 2
+        reader.open("/usage/")
+        assert "echo" in reader.text("main")
+        if name == "bob":
+            assert "alice" not in titles + reader.text("main")
+        made[name] = (f"/keys/{key[3:11]}/", chat, f"/history/{conversation}/")
     for path in made["alice"]:  # bob is signed in
         reader.open(path)
         assert reader.text(".error-code") == "404"
@@ -91,3 +105,4 @@ def test_no_page_is_wider_than_a_phone_or_breaks_the_policy(reader, server, lang
     reader.say("x" * 500 + "\n```\n" + "y" * 500 + "\n```")
     reader.until(lambda: reader.answers() and reader.is_idle(), "answered")
     assert not reader.is_too_wide()
+    look_at("/history/" + reader.driver.current_url.partition("=")[2] + "/")

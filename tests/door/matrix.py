@@ -157,6 +157,8 @@ CHATS = "v1/chat/completions"
 ONE_CHAT = f"{CHATS}/<str:completion_id>"
 CONVERSATION = "v1/conversations/<str:conversation_id>"
 ITEM = f"{CONVERSATION}/items/<str:item_id>"
+REQUEST = "history/requests/<str:public_id>/"
+TRANSCRIPT = "history/<str:public_id>/"
 
 LINES = [
     # ---- the API: keys, and no session ----
@@ -180,6 +182,7 @@ LINES = [
     api("POST", "v1/embeddings", body={"input": "Hello"}),
     api("GET", "v1/models", wrong_scope=200),
     api("GET", "v1/models/<path:model>", wrong_scope=200, path="v1/models/echo"),
+    api("GET", "v1/usage"),
     api("GET", "v1/admin/adapters", 403, staff=200),
     # The operator of this server lets nobody add any.
     api("POST", "v1/admin/adapters", 403, body={"name": "a", "path": "a"}),
@@ -210,6 +213,38 @@ LINES = [
         body={"grace": "24", "form_token": "{token}"},
         destroys=True,
     ),
+    page("GET", "usage/"),
+    page("GET", "history/"),
+    page("GET", "history/export/"),
+    page("GET", "history/requests/"),
+    page("GET", "history/requests/export/"),
+    # Of a chat, to its place in the conversation.
+    mine("GET", REQUEST, 302, path="history/requests/{chat}/"),
+    mine("GET", f"{REQUEST}export/", path="history/requests/{chat}/export/"),
+    mine("GET", f"{REQUEST}delete/", path="history/requests/{chat}/delete/"),
+    mine("POST", f"{REQUEST}delete/", 302, path="history/requests/{chat}/delete/", destroys=True),
+    mine("GET", TRANSCRIPT, path="history/{conversation}/"),
+    mine(
+        "GET",
+        f"{TRANSCRIPT}messages/<str:message_id>/",
+        path="history/{conversation}/messages/{item}/",
+    ),
+    mine(
+        "POST",
+        f"{TRANSCRIPT}rename/",
+        302,
+        path="history/{conversation}/rename/",
+        body={"title": "renamed"},
+    ),
+    mine("GET", f"{TRANSCRIPT}export/", path="history/{conversation}/export/"),
+    mine("GET", f"{TRANSCRIPT}delete/", path="history/{conversation}/delete/"),
+    mine(
+        "POST",
+        f"{TRANSCRIPT}delete/",
+        302,
+        path="history/{conversation}/delete/",
+        destroys=True,
+    ),
     page("GET", "password/"),
     page("POST", "password/"),
     page("GET", "sign-in/", 302, nobody=200),
@@ -236,6 +271,18 @@ LINES = [
     *admin_model("accounts/invitation", "{invitation_pk}", add=403, delete=403),
     *admin_model("conversations/conversation", "{conversation_pk}", add=403, delete=403),
     *admin_model("conversations/completion", "{chat_pk}", add=403, delete=403),
+    # To the next one that waits for a review, and back after one.
+    *admin("conversations/conversation/unreviewed/", 302),
+    *admin(
+        "conversations/conversation/<int:pk>/review/",
+        302,
+        path="conversations/conversation/{conversation_pk}/review/",
+    ),
+    *admin("conversations/conversation/export/"),
+    *admin("conversations/completion/prune/"),
+    *admin("conversations/completion/export/"),
+    *admin_model("conversations/label", "{label_pk}"),
+    *admin_model("accounts/auditevent", "{event_pk}", add=403, delete=403),
     *admin_model("conversations/serverprocess", "{process_pk}", add=403, delete=403),
     # All staff may see the adapters; that none can be added here is told on the list.
     *admin_model("llmapi/adapter", "{adapter_pk}", add=302, delete=403, staff=200, staff_adds=302),

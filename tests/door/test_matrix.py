@@ -16,10 +16,10 @@ from django.urls import get_resolver
 from django.urls.resolvers import RoutePattern, URLResolver
 from django.utils import timezone
 
-from accounts.models import ApiKey, Invitation, Scope, User
+from accounts.models import ApiKey, AuditEvent, Invitation, Scope, User
 from accounts.services import key_create, key_revoke, playground_key_create
 from config.asgi import application
-from conversations.models import Completion, Conversation, Message, ServerProcess
+from conversations.models import Completion, Conversation, Label, Message, ServerProcess
 from llmapi.backends.echo import EchoBackend
 from llmapi.models import Adapter
 from llmapi.running import running
@@ -142,6 +142,8 @@ class World:
             "invitation_pk": invitation.pk,
             "process_pk": process.pk,
             "adapter_pk": adapter.pk,
+            "label_pk": Label.objects.get_or_create(name="odd")[0].pk,
+            "event_pk": AuditEvent.objects.get_or_create(action="read", target="alice")[0].pk,
         }
 
 
