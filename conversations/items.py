@@ -60,7 +60,7 @@ def items_append(conversation: Conversation, messages: Sequence[NewMessage]) -> 
     """
     now = timezone.now()
     with write_transaction():
-        _lock_idle(conversation)
+        title = _lock_idle(conversation)
         user_id, pk = conversation.user_id, conversation.pk
         leaf = Leaf.of(pk, user_id, paths.path_of(pk))
         said = [(m.role, m.name, m.content) for m in messages]
@@ -70,7 +70,7 @@ def items_append(conversation: Conversation, messages: Sequence[NewMessage]) -> 
             _replace_by(old_pk, message)
         rows.insert_all(created)
         changed: dict[str, object] = {"updated_at": now, "reviewed_at": None}
-        if not conversation.title:
+        if not title:
             changed["title"] = title_of(messages)
         rows.update(Conversation, pk, **changed)
     return created
@@ -83,28 +83,31 @@ def item_delete(conversation: Conversation, message_id: str) -> None:
     then stands twice in one place becomes one. Raises NotFound, ConversationBusy.
     """
     with write_transaction():
-        _lock_idle(conversation)
+        title = _lock_idle(conversation)
         message = Message.objects.filter(conversation=conversation.pk, public_id=message_id).first()
         if message is None:
             raise NotFound("item", message_id, param="item_id")
         _close_gap(message, conversation.user_id)
         changed: dict[str, object] = {"updated_at": timezone.now(), "reviewed_at": None}
-        if conversation.title == title_of([NewMessage(message.role, message.content)]):
+        if title == title_of([NewMessage(message.role, message.content)]):
             left = paths.messages_in_order(paths.path_of(conversation.pk))
             said = [NewMessage(m.role, m.content) for m in left]
             changed["title"] = title_of(said) if said else ""
         rows.update(Conversation, conversation.pk, **changed)
 
 
-def _lock_idle(conversation: Conversation) -> None:
-    """Nobody adds to the conversation or answers in it before the transaction ends."""
+def _lock_idle(conversation: Conversation) -> str:
+    """Nobody adds to the conversation or answers in it before the transaction ends. Returns its
+    title."""
     # Requests before their conversation: the order in which an end locks them too.
     asked = Completion.objects.filter(conversation=conversation.pk).order_by("pk")
     list(asked.select_for_update(no_key=True).values_list("pk"))
-    if lock_conversation(conversation.pk, conversation.user_id) is None:
+    locked = lock_conversation(conversation.pk, conversation.user_id)
+    if locked is None:
         raise NotFound("conversation", conversation.public_id, param="conversation_id")
     if asked.filter(status=Completion.Status.RUNNING).exists():
         raise ConversationBusy
+    return locked.title
 
 
 def _replace_by(old_pk: int, message: Message) -> None:

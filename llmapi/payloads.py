@@ -51,7 +51,7 @@ def chat_completion(outcome: Outcome, request: ChatRequest) -> JSON:
         **head(outcome, "chat.completion"),
         "choices": asked + answers,
         "usage": usage(outcome),
-        "metadata": outcome.keeping.metadata,
+        **({"metadata": outcome.keeping.metadata} if outcome.keeping.metadata else {}),
         **conversation_named(outcome),
     }
 

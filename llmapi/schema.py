@@ -92,7 +92,7 @@ class ChatCompletionResponse(s.Serializer):
     model = s.CharField()
     choices = ChatChoice(many=True)
     usage = Usage()
-    metadata = s.DictField(child=s.CharField())
+    metadata = s.DictField(child=s.CharField(), required=False, help_text="The request's own.")
     conversation = ConversationName(
         required=False, help_text="Which conversation it is a part of; not of what is not stored."
     )

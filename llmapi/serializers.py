@@ -64,9 +64,6 @@ class StrictSerializer(serializers.Serializer):
     neutral: ClassVar[NEUTRAL] = {}
     """Parameter -> the values at which it changes nothing (null always is one)."""
 
-    refusals: ClassVar[Mapping[str, str]] = {}
-    """What is said of other values, where it is more than that they are not supported."""
-
     class Meta:
         list_serializer_class = StrictListSerializer
 
@@ -88,11 +85,9 @@ class StrictSerializer(serializers.Serializer):
         # type() too, for 0 == False and 1 == True
         if value is None or any(type(value) is type(n) and value == n for n in neutral):
             return
-        refusal = self.refusals.get(key, f"'{key}' is not supported by this server")
         accepted = " or ".join(["null", *map(json.dumps, neutral)])
-        raise serializers.ValidationError(
-            {key: [f"{refusal}; leave it out (or send {accepted})."]}, code="unsupported_parameter"
-        )
+        message = f"'{key}' is not supported by this server; leave it out (or send {accepted})."
+        raise serializers.ValidationError({key: [message]}, code="unsupported_parameter")
 
     def hint(self, unknown: str) -> str:
         """What may have been meant by a parameter that there is not."""

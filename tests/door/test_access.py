@@ -20,6 +20,20 @@ ROUTES = [
     ("GET", "/v1/usage"),
     ("GET", "/v1/admin/adapters"),
     ("POST", "/v1/admin/adapters"),
+    ("GET", "/v1/chat/completions"),
+    ("GET", "/v1/chat/completions/chatcmpl-x"),
+    ("POST", "/v1/chat/completions/chatcmpl-x"),
+    ("DELETE", "/v1/chat/completions/chatcmpl-x"),
+    ("GET", "/v1/chat/completions/chatcmpl-x/messages"),
+    ("GET", "/v1/conversations"),
+    ("POST", "/v1/conversations"),
+    ("GET", "/v1/conversations/conv_x"),
+    ("POST", "/v1/conversations/conv_x"),
+    ("DELETE", "/v1/conversations/conv_x"),
+    ("GET", "/v1/conversations/conv_x/items"),
+    ("POST", "/v1/conversations/conv_x/items"),
+    ("GET", "/v1/conversations/conv_x/items/msg_x"),
+    ("DELETE", "/v1/conversations/conv_x/items/msg_x"),
 ]
 CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
 
@@ -27,7 +41,7 @@ CHAT = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
 async def call(client, method, route):
     if method == "POST":
         return await client.post(route, {})
-    return await client.get(route)
+    return await client.request(method, route)
 
 
 async def bad_keys(user):
@@ -115,6 +129,12 @@ async def test_the_openapi_document_covers_every_route(served):
         "/v1/usage",
         "/v1/admin/adapters",
         "/v1/admin/adapters/{name}",
+        "/v1/chat/completions/{completion_id}",
+        "/v1/chat/completions/{completion_id}/messages",
+        "/v1/conversations",
+        "/v1/conversations/{conversation_id}",
+        "/v1/conversations/{conversation_id}/items",
+        "/v1/conversations/{conversation_id}/items/{item_id}",
         "/health",
         "/ready",
     }

@@ -141,7 +141,21 @@ BAD_BODIES = [
         "response_format",
         "unsupported_parameter",
     ),
-    (CHAT, chat(store=False), "store", "unsupported_parameter"),
+    (CHAT, chat(store="no"), "store", None),
+    (CHAT, chat(store=False, conversation="conv_x"), "store", None),
+    (CHAT, chat(conversation=5), "conversation", None),
+    (CHAT, chat(conversation=""), "conversation", None),
+    (CHAT, chat(conversation={}), "conversation", None),
+    (CHAT, chat(conversation={"id": "conv_x", "at": 1}), "conversation", None),
+    (CHAT, chat(metadata=[]), "metadata", None),
+    (CHAT, chat(metadata={"k": 5}), "metadata.k", None),
+    (CHAT, chat(metadata={"k": None}), "metadata.k", None),
+    (CHAT, chat(metadata={"k": "x" * 513}), "metadata.k", None),
+    (CHAT, chat(metadata={"k": "a\0b"}), "metadata.k", None),
+    (CHAT, chat(metadata={"a\0b": "v"}), "metadata", None),
+    (CHAT, chat(metadata={"": "v"}), "metadata", None),
+    (CHAT, chat(metadata={"k" * 65: "v"}), "metadata", None),
+    (CHAT, chat(metadata={f"k{i}": "v" for i in range(17)}), "metadata", None),
     (CHAT, [], None, None),
     (CHAT, "Hello", None, None),
     (CHAT, 5, None, None),
@@ -269,9 +283,13 @@ SENTENCES = [
     ),
     (
         CHAT,
-        chat(store=False),
-        "'store' cannot be switched off, for every request is kept on this server; "
-        "leave it out (or send null or true).",
+        chat(store=False, conversation="conv_x"),
+        "'store' may not be false with 'conversation', to which the answer is added.",
+    ),
+    (
+        CHAT,
+        chat(metadata={"run": 5}),
+        "'metadata.run' must be a string, not an integer.",
     ),
 ]
 
@@ -358,6 +376,8 @@ async def test_an_unknown_route_is_a_json_404_and_a_wrong_method_a_json_405(clie
     assert (answer.status, answer.error["code"]) == (404, "unknown_route")
     for route in (CHAT, COMPLETIONS, EMBEDDINGS):
         for method in ("GET", "PUT", "DELETE", "PATCH"):
+            if (method, route) == ("GET", CHAT):
+                continue  # stored chats
             answer = await client.request(method, route)
             assert (answer.status, answer.error["code"]) == (405, "method_not_allowed"), method
     answer = await client.post("/v1/models", {})

@@ -84,6 +84,7 @@ async def test_every_honoured_parameter_is_kept_with_its_row(client):
     alone = {"num_beams": 1}
     beams = {"num_beams": 2, "length_penalty": 0.5, "early_stopping": "never"}
     elsewhere = {"model", "messages", "prompt", "stream", "stream_options", "max_completion_tokens"}
+    elsewhere |= {"metadata", "store", "conversation"}  # tests/door/test_keeping.py
     logprobs = {"logprobs": True, "top_logprobs": 3}
     text = {"logprobs": 2, "echo": True, "best_of": 3}
     sent_by_route = {
