@@ -180,8 +180,8 @@ def playground(driver: Chrome, url: str, folder: Path, code: str) -> None:
     reader.say(SAID[code][0])
     reader.until(lambda: reader.find(".pg-notice"), "refused")
     see.shoot("playground-error", whole=False)
-    driver.execute_script("document.getElementById('settings').open = true; scrollTo(0, 0)")
-    see.shoot("playground-settings", whole=False)
+    opened = "document.getElementById('settings').open = true; scrollTo(0, 0)"
+    see.shoot("playground-settings", lambda: driver.execute_script(opened), whole=False)
 
 
 def main() -> None:
