@@ -11,11 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-)
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from llmapi.engine import merging
 from llmapi.engine.attention import UnsupportedModel
@@ -23,12 +19,13 @@ from llmapi.engine.checks import check_memory, check_settings, read_weights
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.conversion import Report, converted
 from llmapi.engine.engine import Engine
-from llmapi.engine.lora import AdapterFiles, check_fits, embedding_rows, read_adapter
+from llmapi.engine.lora import AdapterFiles, read_adapter
 from llmapi.engine.machine import GIB, cache_tokens, free_on, usable_cores
 from llmapi.engine.messages import LoadProgress, ModelInfo
 from llmapi.engine.networks import choose_network, quantisation
 from llmapi.engine.pace import Pace
 from llmapi.engine.placement import check_placement, placement
+from llmapi.engine.rows import rows_needed
 from llmapi.engine.runner import Runner, check_prompts
 from llmapi.engine.source import (
     LoadError,
@@ -77,7 +74,7 @@ def load(config: EngineConfig, report: Report = lambda progress: None) -> Loaded
 
     report(LoadProgress(f"Loading {source.name}: the tokenizer"))
     tokenizer = _load_tokenizer(tokenizer_dir)
-    rows = _rows(directory, source.name, adapter, tokenizer)
+    rows = rows_needed(directory, source.name, adapter, tokenizer, tokenizer_dir, report)
     report(LoadProgress(f"Loading {source.name}: the weights"))
     model = _load_model(directory, devices, config)
     if rows != model.get_input_embeddings().weight.shape[0]:
@@ -217,25 +214,6 @@ def _tokenizer_directory(
             "name the directory that has it with --tokenizer_path."
         )
     return model_directory
-
-
-def _rows(directory: Path, name: str, adapter: AdapterFiles | None, tokenizer: Any) -> int:
-    """Rows that the embeddings must have; found before any weight is read. Raises LoadError if the
-    adapter, the base and the tokenizer do not belong together."""
-    own = merging.module_shapes(directory)
-    shapes = {} if adapter is None else merging.tensor_shapes(adapter)
-    if adapter is not None:
-        check_fits(adapter, shapes, own, name)
-    config = AutoConfig.from_pretrained(directory, local_files_only=True).get_text_config()
-    ids = set(tokenizer.get_vocab().values())
-    return embedding_rows(
-        adapter,
-        shapes,
-        base=config.vocab_size,
-        tied=bool(config.tie_word_embeddings),
-        tokens=max(ids) + 1,
-        ordinary=max(ids - set(tokenizer.added_tokens_decoder), default=-1) + 1,
-    )
 
 
 def _load_tokenizer(directory: Path) -> Any:

@@ -11,17 +11,19 @@ from typing import Any
 import directories
 import gguf
 import numpy as np
+import pieces
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmapi.engine import checks, loader, machine
+from llmapi.engine import checks, loader, machine, rows
 from llmapi.engine.checks import check_local
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.loader import load
 from llmapi.engine.machine import GIB
 from llmapi.engine.messages import LoadProgress
 from llmapi.engine.source import LoadError, Source
+from llmapi.engine.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -273,6 +275,43 @@ def test_a_vocabulary_that_no_resize_mends_is_refused_before_weights_are_read(
     without(place / "chinese" / "adapter_model.safetensors", "lm_head")
     with pytest.raises(LoadError, match="409 rows of 'embed_tokens', the base 400"):
         load(config(place, lora="chinese"))
+
+
+def test_a_tokenizer_that_lacks_tokens_of_the_models_own_is_refused_before_weights_are_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As LLaMA's is on a merged Chinese-Alpaca: it would be served, and babble."""
+    merged = directories.llama_directory(
+        place / "Merged", tokenizer=pieces.extended(pieces.trained())
+    )
+    base = str(place / "Base")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "_load_model", _never)
+        with pytest.raises(
+            LoadError,
+            match=r"Base' has 400 tokens, and the one that 'Merged' brings has 9 more, such as "
+            r"'.+': it belongs to another model. Leave --tokenizer_path out",
+        ):
+            load(config(place, "Merged", None, tokenizer_path=base))
+    told: list[LoadProgress] = []
+    (merged / "tokenizer.model").unlink()
+    named = config(place, "Merged", None, tokenizer_path=base)
+    assert load(named, told.append).info.vocab_size == 409
+    assert not any("WARNING" in line.text for line in told)  # nine rows may be padding
+    monkeypatch.setattr(rows, "SPARE_ROWS", 8)
+    load(named, told.append)
+    (warning,) = (line.text for line in told if "WARNING" in line.text)
+    assert "has 400 tokens, and 'Merged' has rows for 409: 9 of them" in warning
+
+
+def test_a_token_for_padding_alone_is_not_missed(place: Path) -> None:
+    """The model's own tokenizer has a [PAD] and a row for it, the one that is given has not."""
+    base = directories.llama_directory(place / "Padded", vocab_size=401)
+    tokenizer = load_tokenizer(base)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(base)
+    named = config(place, "Padded", None, tokenizer_path=str(place / "Base"))
+    assert load(named).info.vocab_size == 401
 
 
 def test_weights_that_the_adapter_lacks_are_not_passed_over(place: Path) -> None:
