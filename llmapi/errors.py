@@ -122,6 +122,18 @@ class GenerationFailed(ApiError):
         super().__init__(message, headers={"x-should-retry": "false"})
 
 
+class TemplateFailed(ApiError):
+    """The server's chat template broke over these messages, instead of refusing them with a
+    sentence of its own. The client can do nothing about it."""
+
+    status_code = 500
+    error_type = "server_error"
+    code = "template_failed"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})
+
+
 class EngineLost(ApiError):
     """The engine process ended while it worked on this request; a new one is being started."""
 

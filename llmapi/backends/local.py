@@ -179,11 +179,18 @@ class LocalBackend(Backend):
                 pass  # the link tells by the end of the engine's life
 
     def _become_ready(self, info: ModelInfo) -> None:
-        preparation = self._prepare_for(info)
-        if obstacle := next(preparation.obstacles(), None):
+        try:
+            preparation = self._prepare_for(info)
+            obstacle = next(preparation.obstacles(), None)
+        except BackendFailed as error:
+            obstacle = str(error)
+        if obstacle is not None:
             self._failed = obstacle
             self._settled.set()
             return
+        if self._coming is None:
+            for warning in preparation.warnings():
+                self._report(warning)
         self._coming = preparation
         self._adapters.begin(info.name)
         if self._adapters.usable:
