@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 
@@ -116,7 +117,12 @@ def try_without_tokenizer(path: Path, source: str) -> None:
     With the model's own it is tried again once that is there."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    tokens = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    tokens: dict[str, Any] = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+    }
     chat = [{"role": "user", "content": "Hello."}]
     try:
         render_jinja_template([chat], chat_template=source, add_generation_prompt=True, **tokens)

@@ -15,7 +15,13 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from llmapi.engine import merging
 from llmapi.engine.attention import UnsupportedModel
-from llmapi.engine.checks import check_memory, check_settings, read_weights
+from llmapi.engine.checks import (
+    NO_GPU,
+    check_memory,
+    check_settings,
+    read_weights,
+    tokenizer_directory,
+)
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.conversion import Report, converted
 from llmapi.engine.engine import Engine
@@ -30,10 +36,9 @@ from llmapi.engine.runner import Runner, check_prompts
 from llmapi.engine.source import (
     LoadError,
     Source,
+    check_tokenizer,
     find_adapter,
     find_source,
-    find_tokenizer,
-    has_tokenizer,
     is_pickle,
     weight_files,
 )
@@ -70,7 +75,7 @@ def load(config: EngineConfig, report: Report = lambda progress: None) -> Loaded
         directory = converted(source.gguf, Path(config.cache_dir), report)
     if directory is None:
         raise LoadError(f"There is no model at '{config.base_model}'.")
-    tokenizer_dir = _tokenizer_directory(config, directory, adapter)
+    tokenizer_dir = tokenizer_directory(config, directory, adapter)
 
     report(LoadProgress(f"Loading {source.name}: the tokenizer"))
     tokenizer = _load_tokenizer(tokenizer_dir)
@@ -170,11 +175,7 @@ def _device(given: str) -> torch.device:
 def _check_gpus(config: EngineConfig, devices: list[torch.device]) -> None:
     asked = ",".join(str(device.index or 0) for device in devices)
     if not torch.cuda.is_available():
-        raise LoadError(
-            f"GPU {asked} was asked for (--gpus), but torch sees no GPU here. Leave --gpus out or "
-            "give --only_cpu to serve on the CPU; with a GPU, check its driver, and that torch is "
-            "a CUDA build."
-        )
+        raise LoadError(f"GPU {asked} was asked for (--gpus), but torch sees no GPU here. {NO_GPU}")
     count = torch.cuda.device_count()
     if any((device.index or 0) >= count for device in devices):
         raise LoadError(
@@ -200,23 +201,8 @@ def _check_room(
     check_memory(config, source.name, weights, adapter, free_on_gpus=free)
 
 
-def _tokenizer_directory(
-    config: EngineConfig, model_directory: Path, adapter: AdapterFiles | None
-) -> Path:
-    """The one that is named, else the adapter's, else the base's. Raises LoadError."""
-    if config.tokenizer_path:
-        return find_tokenizer(config.tokenizer_path)
-    if adapter is not None and has_tokenizer(adapter.directory):
-        return adapter.directory
-    if not has_tokenizer(model_directory):
-        raise LoadError(
-            f"'{model_directory}' has no tokenizer (tokenizer.json or tokenizer.model): "
-            "name the directory that has it with --tokenizer_path."
-        )
-    return model_directory
-
-
 def _load_tokenizer(directory: Path) -> Any:
+    check_tokenizer(directory)
     try:
         return load_tokenizer(directory)
     except Exception as error:
