@@ -78,9 +78,9 @@ class NameTaken(ApiError):
     status_code = 409
     code = "name_taken"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, message: str = "") -> None:
         super().__init__(
-            f"The name '{name}' is taken by another model or alias; give another one.",
+            message or f"The name '{name}' is taken by another model or alias; give another one.",
             param="name",
         )
 

@@ -145,5 +145,7 @@ class StandIn:
 
 
 def backend_on(engine: StandIn, adapters: dict[str, str] | None = None) -> LocalBackend:
-    config = EngineConfig("base", "cache", adapters=tuple((adapters or {}).items()))
+    config = EngineConfig(
+        "base", "cache", served_name="base", adapters=tuple((adapters or {}).items())
+    )
     return LocalBackend(config, launch=engine.launch)
