@@ -42,7 +42,7 @@ def model_info(**facts: Any) -> ModelInfo:
         "parameters": 1000,
         "dtype": "float32",
         "quantisation": None,
-        "decoder": "none",
+        "decoder": "fused",
         "device": "cpu",
         "kv_cache_tokens": 4096,
         "kv_block_tokens": 16,

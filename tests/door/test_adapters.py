@@ -1,6 +1,7 @@
 """Many adapters on one base, each a model of its own; and other names for models."""
 
 import asyncio
+import json
 import os
 import socket
 import time
@@ -12,14 +13,17 @@ from django.core.exceptions import ImproperlyConfigured
 from pydantic import ValidationError
 from safetensors.numpy import save_file
 
-from config.env import ServerSettings
+from config.env import PROJECT_DIR, ServerSettings
 from conversations.models import Completion
 from llmapi.backends import local
 from llmapi.backends.base import BackendFailed, ChatMessage, ChatRequest, GenerationOptions
 from llmapi.backends.local import LocalBackend
 from llmapi.configured import configured_backends
 from llmapi.engine.config import EngineConfig
+from llmapi.engine.decoder import FusedDecoder
+from llmapi.engine.generic import GenericNetwork
 from llmapi.engine.messages import GenerateRequest, LoadAdapter
+from llmapi.engine.native.decoder import NativeDecoder
 from llmapi.errors import ModelNotFound
 from llmapi.services import models
 from tests.door.client import Client
@@ -68,13 +72,31 @@ async def test_each_adapter_is_a_model_beside_its_base(start, asker):
         "parameters": 1000,
         "dtype": "float32",
         "quantisation": None,
-        "decoder": "none",
+        "decoder": "fused",
         "device": "cpu",
         "template": "tokenizer",
         "adapter": {"name": "zh", "rank": 8, "targets": ["q_proj", "v_proj"]},
         "alias_of": None,
     }
     assert b"secret" not in one.body
+
+
+async def test_the_documentation_shows_what_clients_see(start, asker):
+    text = (PROJECT_DIR / "docs" / "adapters.md").read_text(encoding="utf-8")
+    shown = json.loads(text.split("```json")[1].split("```")[0])
+    await sync_to_async(start)(TWO)
+    one = (await asker.get("/v1/models/zh")).json()
+    for ours, theirs in (
+        (one, shown),
+        (one["llmapi"], shown["llmapi"]),
+        (one["llmapi"]["adapter"], shown["llmapi"]["adapter"]),
+    ):
+        assert list(ours) == list(theirs)
+        assert {k: type(v) for k, v in ours.items()} == {k: type(v) for k, v in theirs.items()}
+    kinds = (NativeDecoder.kind, FusedDecoder.kind, GenericNetwork.kind)
+    assert shown["llmapi"]["decoder"] in kinds
+    assert all(f"`{kind}` (" in text for kind in kinds)
+    assert all(f"| `{key}` |" in text for key in [*one["llmapi"]][2:] if key != "device")
 
 
 @pytest.mark.parametrize(
