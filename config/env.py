@@ -9,8 +9,9 @@ import difflib
 import os
 import secrets
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import dj_database_url
 from dotenv import dotenv_values
@@ -22,6 +23,9 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent
 PREFIX = "LLMAPI_"
 ENV_FILE = Path(os.environ.get("LLMAPI_ENV_FILE", PROJECT_DIR / ".env"))
 LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+
+SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
+"""Variables whose values are repeated nowhere."""
 
 CommaSeparated = Annotated[list[str], NoDecode]
 Pairs = Annotated[dict[str, str], NoDecode]
@@ -311,7 +315,9 @@ class ServerSettings(BaseSettings):
         for part in filter(None, parts):
             name, equals, meant = (side.strip() for side in part.partition("="))
             if not (name and equals and meant):
-                raise ValueError(f"takes name=value pairs, separated by commas; '{part}' is none")
+                raise ValueError(
+                    f"takes name=value pairs, separated by commas; '{part}' is no such pair"
+                )
             if name in pairs:
                 raise ValueError(f"names '{name}' twice")
             pairs[name] = meant
@@ -321,6 +327,10 @@ class ServerSettings(BaseSettings):
     @classmethod
     def are_no_chains(cls, value: dict[str, str]) -> dict[str, str]:
         for alias, target in value.items():
+            if target == alias:
+                raise ValueError(
+                    f"'{alias}' stands for itself; a model's own name needs no alias: leave it out"
+                )
             if target in value:
                 raise ValueError(
                     f"'{alias}' stands for '{target}', which is an alias itself; name the model"
@@ -356,6 +366,33 @@ class ServerSettings(BaseSettings):
     @classmethod
     def strip_space(cls, value: object) -> object:
         return value.strip() if isinstance(value, str) else value
+
+    @staticmethod
+    def sentence_of(problem: Mapping[str, Any]) -> str:
+        """What is wrong with a value, beginning with its verb; `problem`: one of a
+        ValidationError's."""
+        told = problem.get("ctx", {})
+        match problem["type"]:
+            case "greater_than_equal":
+                return f"must be at least {told['ge']:g}"
+            case "greater_than":
+                return f"must be above {told['gt']:g}"
+            case "less_than_equal":
+                return f"must be at most {told['le']:g}"
+            case "int_parsing" | "int_type" | "int_from_float":
+                return "must be a whole number"
+            case "float_parsing" | "float_type":
+                return "must be a number"
+            case "bool_parsing" | "bool_type":
+                return "must be true or false"
+            case "string_too_short":
+                return f"must have at least {told['min_length']} characters"
+            case "string_too_long":
+                return f"must have at most {told['max_length']} characters"
+            case "literal_error":
+                return f"must be {told['expected']}"
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{message[:1].lower()}{message[1:]}"
 
 
 def variable_name(field: str) -> str:
@@ -394,13 +431,12 @@ def explain(error: ValidationError) -> str:
             continue
         field = str(problem["loc"][0])
         name = variable_name(field) if field in ServerSettings.model_fields else field
-        message = problem["msg"].removeprefix("Value error, ")
-        shown = (
-            ""
-            if name in ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
-            else f" (it is {problem['input']!r})"
-        )
-        sentences.append(f"llmapi: {name}: {message[:1].lower()}{message[1:]}{shown}")
+        message = ServerSettings.sentence_of(problem)
+        if name in SECRETS or problem["type"] == "value_error":
+            shown = ""  # a secret; or the sentence names the part of it that is wrong
+        else:
+            shown = f" (it is {problem['input']!r})"
+        sentences.append(f"llmapi: {name}: {message}{shown}")
     return "\n".join(sentences)
 
 

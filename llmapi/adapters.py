@@ -80,7 +80,7 @@ def adapter_add(*, name: str, path: str, by: User) -> Adapter:
         raise InvalidRequest(f"{reason[0].upper()}{reason[1:]}.", param="name")
     directory = directory_of(path)
     if is_taken(name):
-        raise NameTaken(name)
+        raise name_taken(name)
     if models.adapters is None:
         raise AdapterRefused("The model that is served here cannot have adapters.")
     models.adapters.load(name, str(directory), LOAD_TIMEOUT_S)
@@ -132,10 +132,16 @@ def adapters_restore(adapters: Adapters | None, aliases: Collection[str]) -> Non
     and listed as failed."""
     if adapters is None:
         return
+    off = settings.LLMAPI.adapters_dir is None
+    if off and (names := [*Adapter.objects.values_list("name", flat=True)]):
+        logger.warning(
+            "Adapters that staff added are not served, for LLMAPI_ADAPTERS_DIR is not set: %s",
+            ", ".join(names),
+        )
     for row in Adapter.objects.all():
         status = adapters.status(row.name)
         if status is not None:  # the settings have another one of this name
-            logger.error(
+            logger.warning(
                 "The adapter '%s' that staff added is not served: LLMAPI_LORA_MODELS has another "
                 "one of this name",
                 row.name,
@@ -148,7 +154,13 @@ def adapters_restore(adapters: Adapters | None, aliases: Collection[str]) -> Non
             failure = error.message
         if row.name in aliases:
             path, failure = "", "LLMAPI_MODEL_ALIASES has this name."
-        adapters.restore(row.name, path, int(row.added_at.timestamp()), failure)
+        adapters.restore(
+            row.name,
+            path,
+            int(row.added_at.timestamp()),
+            failure,
+            tell=not off or row.name in aliases,
+        )
 
 
 def adapters_listed() -> list[ListedAdapter]:
@@ -179,6 +191,20 @@ def is_taken(name: str) -> bool:
     return served or named or Adapter.objects.filter(name=name).exists()
 
 
+def name_taken(name: str) -> NameTaken:
+    """With what can be done about it: an adapter that failed keeps its name."""
+    row = Adapter.objects.filter(name=name).first()
+    adapter = listed(row) if row else None
+    if adapter is None or adapter.state is not State.FAILED:
+        return NameTaken(name)
+    return NameTaken(
+        name,
+        f"The adapter '{name}' is there already, and it is not served: {adapter.failure} Mend that "
+        f"and start the server again, or remove it (DELETE /v1/admin/adapters/{name}) and add it "
+        "again.",
+    )
+
+
 def root() -> Path:
     """LLMAPI_ADAPTERS_DIR, every link resolved. Raises AddingOff."""
     directory: Path | None = settings.LLMAPI.adapters_dir
@@ -196,6 +222,12 @@ def directory_of(path: str) -> Path:
     top = root()
     try:
         directory = (top / path).resolve()
+        if directory == top:
+            raise InvalidRequest(
+                "The path is the directory of adapters itself (LLMAPI_ADAPTERS_DIR); give that of "
+                "one adapter inside, relative to it.",
+                param="path",
+            )
         if not is_inside(directory, top):
             raise InvalidRequest(
                 "The path leads out of the directory of adapters (LLMAPI_ADAPTERS_DIR); give one "

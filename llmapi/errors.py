@@ -86,9 +86,9 @@ class NameTaken(ApiError):
     status_code = 409
     code = "name_taken"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, message: str = "") -> None:
         super().__init__(
-            f"The name '{name}' is taken by another model or alias; give another one.",
+            message or f"The name '{name}' is taken by another model or alias; give another one.",
             param="name",
         )
 
@@ -125,6 +125,18 @@ class GenerationFailed(ApiError):
     status_code = 500
     error_type = "server_error"
     code = "generation_failed"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"x-should-retry": "false"})
+
+
+class TemplateFailed(ApiError):
+    """The server's chat template broke over these messages, instead of refusing them with a
+    sentence of its own. The client can do nothing about it."""
+
+    status_code = 500
+    error_type = "server_error"
+    code = "template_failed"
 
     def __init__(self, message: str) -> None:
         super().__init__(message, headers={"x-should-retry": "false"})

@@ -145,9 +145,9 @@ class ModelAdapter(s.Serializer):
 class ModelDetails(s.Serializer):
     context_length = s.IntegerField()
     parameters = s.IntegerField()
-    dtype = s.CharField()
+    dtype = s.CharField(help_text="Of the weights that are not quantised.")
     quantisation = s.CharField(allow_null=True)
-    decoder = s.CharField(help_text="How the model is computed.")
+    decoder = s.CharField(help_text="How the model is computed: `native`, `fused`, `generic`.")
     device = s.CharField()
     template = s.CharField(help_text="The chat template in force; `tokenizer`: the model's own.")
     adapter = ModelAdapter(

@@ -28,19 +28,17 @@ class ModelService:
         aliases: Mapping[str, str] | None = None,
     ) -> None:
         """Take over these backends and let them load; returns at once. `aliases`: other names that
-        requests may use -> model ids."""
+        requests may use -> model ids. Raises BackendFailed for one that cannot be."""
+        check_aliases(aliases or {}, backends)
         self._backends = backends
         self._aliases = aliases or {}
         for backend in backends:
             backend.start(report)
 
     def wait_ready(self, timeout_s: float | None = None) -> None:
-        """Block until every backend is ready. Raises BackendFailed (also for an alias that cannot
-        be) or TimeoutError."""
+        """Block until every backend is ready. Raises BackendFailed or TimeoutError."""
         for backend in self._backends:
             backend.wait_ready(timeout_s)
-        for alias, target in self._aliases.items():
-            self._check_alias(alias, target)
 
     def stop(self) -> None:
         backends, self._backends = self._backends, []
@@ -100,6 +98,8 @@ class ModelService:
         for card in self.cards():
             if card.id == model:
                 return card
+        if model in self._aliases:
+            self._check_target(model, self._aliases[model])
         raise self._not_found(model)
 
     def backend(self, model: str | None) -> Backend:
@@ -122,17 +122,14 @@ class ModelService:
             f"The model '{model[:100]}' is not served here. Served: {served}.", param="model"
         )
 
-    def _check_alias(self, alias: str, target: str) -> None:
-        served = [card.id for backend in self._backends for card in backend.cards]
-        if alias in served:
-            raise BackendFailed(
-                f"LLMAPI_MODEL_ALIASES: '{alias}' is the id of a served model; choose another name."
-            )
-        # One that staff added and that failed is expected back.
-        if target not in served and not (self.adapters and self.adapters.status(target)):
-            raise BackendFailed(
-                f"LLMAPI_MODEL_ALIASES: '{alias}' stands for '{target}', which is not served. "
-                f"Served: {', '.join(served)}."
+    def _check_target(self, alias: str, target: str) -> None:
+        """Raises ModelNotFound if the alias stands for an adapter that is not served now."""
+        status = self.adapters.status(target) if self.adapters else None
+        if status is not None and status.failure is not None:
+            raise ModelNotFound(
+                f"The model '{alias}' is not served at present: it stands for the adapter "
+                f"'{target}', which could not be loaded.",
+                param="model",
             )
 
     def prepare(self, request: Request, request_id: str, user: str) -> Prepared:
@@ -141,6 +138,7 @@ class ModelService:
         alias = request.model
         if alias is not None and alias in self._aliases:
             request = replace(request, model=self._aliases[alias])
+            self._check_target(alias, self._aliases[alias])
         return self.backend(request.model).prepare(request, request_id, user)
 
     def stream(self, prepared: Prepared) -> AsyncGenerator[Sequence[Answer]]:
@@ -151,6 +149,27 @@ class ModelService:
     async def embed(self, prepared: Prepared) -> list[bytes]:
         """One vector for each input: float32, little-endian, L2-normalised."""
         return await self.backend(prepared.model).embed(prepared)
+
+
+def check_aliases(aliases: Mapping[str, str], backends: list[Backend]) -> None:
+    """Before anything is loaded, for the names of all models are known by then. Raises
+    BackendFailed."""
+    if not aliases:
+        return
+    statuses = [s for b in backends if b.adapters for s in b.adapters.statuses()]
+    served = [b.name for b in backends] + [s.name for s in statuses if s.failure is None]
+    # One that staff added and that failed is expected back.
+    expected = {s.name for s in statuses}.union(served)
+    for alias, target in aliases.items():
+        if alias in served:
+            raise BackendFailed(
+                f"LLMAPI_MODEL_ALIASES: '{alias}' is the id of a served model; choose another name."
+            )
+        if target not in expected:
+            raise BackendFailed(
+                f"LLMAPI_MODEL_ALIASES: '{alias}' stands for '{target}', which is not served. "
+                f"Served: {', '.join(served)}."
+            )
 
 
 models = ModelService()

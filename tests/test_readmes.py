@@ -1,5 +1,5 @@
-"""The README in English and the one in Chinese say the same, as far as a machine can tell; and
-what the documentation points to is there."""
+"""The README and docs/models.md say the same in English and in Chinese, as far as a machine can
+tell; and what the documentation points to is there."""
 
 import re
 from pathlib import Path
@@ -36,25 +36,54 @@ def anchor(heading: str) -> str:
     return kept.replace(" ", "-")
 
 
-def test_both_readmes_have_the_same_code_blocks():
-    blocks = FENCED.findall(read(ENGLISH))
-    assert len(blocks) > 5
-    assert FENCED.findall(read(CHINESE)) == blocks
+@pytest.fixture(params=[(ENGLISH, CHINESE), ("docs/models.md", "docs/models.zh-CN.md")])
+def pages(request):
+    """One page in English, and the same in Chinese."""
+    return request.param
 
 
-def test_both_readmes_have_the_same_headings():
-    levels = [level for level, _ in headings(ENGLISH)]
-    assert len(levels) > 5
-    assert [level for level, _ in headings(CHINESE)] == levels
+def test_both_have_the_same_code_blocks(pages):
+    english, chinese = (FENCED.findall(read(page)) for page in pages)
+    assert len(english) > 5
+    assert chinese == english
 
 
-def test_both_readmes_name_the_same_settings_routes_and_commands():
-    assert code_spans(CHINESE) == code_spans(ENGLISH)
+def test_both_have_the_same_headings_and_tables(pages):
+    english, chinese = ([level for level, _ in headings(page)] for page in pages)
+    assert len(english) > 5
+    assert chinese == english
+    rows, theirs = (re.findall(r"^\|.*\|$", prose(page), re.MULTILINE) for page in pages)
+    columns = [len(re.findall(r"(?<!\\)\|", row)) for row in rows]
+    assert len(rows) > 5
+    assert [len(re.findall(r"(?<!\\)\|", row)) for row in theirs] == columns
 
 
-def test_each_readme_links_to_the_other():
-    assert f"]({CHINESE})" in read(ENGLISH)
-    assert f"]({ENGLISH})" in read(CHINESE)
+def test_both_name_the_same_settings_routes_and_commands(pages):
+    english, chinese = map(code_spans, pages)
+    assert chinese == english
+
+
+def test_both_have_the_same_figures(pages):
+    """Such as 6,885,494,784; years and months are written otherwise."""
+    english, chinese = (set(re.findall(r"\d[\d,.]*\d", prose(page))) for page in pages)
+    grouped = {figure for figure in english if "," in figure or "." in figure}
+    assert grouped <= chinese
+
+
+def test_each_links_to_the_other(pages):
+    english, chinese = pages
+    assert f"]({Path(chinese).name})" in read(english)
+    assert f"]({Path(english).name})" in read(chinese)
+
+
+def test_the_chinese_pages_mark_what_there_is_in_english_only():
+    english_only = {p.name for p in (PROJECT / "docs").glob("*.md") if ".zh-CN." not in p.name}
+    english_only -= {p.name.replace(".zh-CN", "") for p in (PROJECT / "docs").glob("*.zh-CN.md")}
+    for page in (CHINESE, "docs/models.zh-CN.md"):
+        for link in re.finditer(r"\]\((?:docs/)?([\w-]+\.md)(?:#[\w-]+)?\)", prose(page)):
+            after = prose(page)[link.end() :].split("\n\n")[0]
+            if link[1] in english_only:
+                assert "英文" in after, f"{page}: {link[0]}"
 
 
 @pytest.mark.parametrize("page", PAGES)

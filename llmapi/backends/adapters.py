@@ -114,6 +114,7 @@ class Adapters:
         self._statuses = {name: AdapterStatus(name, path, True, now) for name, path in configured}
         self._asked: deque[Ask] = deque()
         self._usable = False
+        self._was_usable = False
 
     # ---- any thread -----------------------------------------------------------------------------
 
@@ -133,13 +134,16 @@ class Adapters:
         status = self._statuses.get(name)
         return status is not None and status.info is not None
 
-    def restore(self, name: str, path: str, created: int, failure: str | None = None) -> None:
+    def restore(
+        self, name: str, path: str, created: int, failure: str | None = None, *, tell: bool = True
+    ) -> None:
         """Before the start: serve this one too, if it can be served. `failure`: why that is known
-        to be impossible."""
-        if failure is not None:
-            logger.error("The adapter '%s' is not served: %s", name, failure)
+        to be impossible; the log has it unless the caller says it there (`tell`)."""
         with self._lock:
-            self._statuses[name] = AdapterStatus(name, path, False, created, failure=failure)
+            status = AdapterStatus(name, path, False, created, failure=failure)
+            self._statuses[name] = status
+            if failure is not None and tell:
+                self._tell(status)
 
     def load(self, name: str, path: str, timeout_s: float) -> None:
         """Have the engine serve one more, and wait until it does.
@@ -213,6 +217,7 @@ class Adapters:
                 if status.path and status.name != base:
                     self._ask(Ask(status.name, None))
             self._usable = not self._asked
+            self._was_usable = self._was_usable or self._usable
 
     def hear(self, message: AdapterLoaded | AdapterFailed) -> bool:
         """The engine's answer; true if it was the last one that `begin` waited for."""
@@ -224,6 +229,7 @@ class Adapters:
             if not ask.withdrawn:
                 self._take(ask, message)
             was_usable, self._usable = self._usable, self._usable or not self._asked
+            self._was_usable = self._was_usable or self._usable
             return self._usable and not was_usable
 
     def lost(self, *, starting: bool) -> None:
@@ -257,10 +263,25 @@ class Adapters:
             del self._statuses[ask.name]
             ask.answer.set_exception(AdapterRefused(message.message))
         else:
-            logger.error("The adapter '%s' is not served: %s", ask.name, message.message)
             self._statuses[ask.name] = replace(status, info=None, failure=message.message)
+            self._tell(self._statuses[ask.name])
 
     def _fail(self, name: str, failure: str) -> None:
         """For good: no engine is asked for it again."""
-        logger.error("The adapter '%s' is not served: %s", name, failure)
-        self._statuses[name] = replace(self._statuses[name], path="", info=None, failure=failure)
+        failed = replace(self._statuses[name], path="", info=None, failure=failure)
+        self._statuses[name] = failed
+        self._tell(failed)
+
+    def _tell(self, failed: AdapterStatus) -> None:
+        """One line in the log, if the failure does not end the start, which tells it itself."""
+        if failed.configured:
+            if self._was_usable:
+                logger.error("The adapter '%s' is not served: %s", failed.name, failed.failure)
+            return
+        logger.warning(
+            "The adapter '%s' that staff added is not served: %s Mend that, or remove it at "
+            "/admin/ or by DELETE /v1/admin/adapters/%s",
+            failed.name,
+            failed.failure,
+            failed.name,
+        )

@@ -164,6 +164,11 @@ class Backend(ABC):
 
     @property
     @abstractmethod
+    def name(self) -> str:
+        """The base model's id, known before it is loaded."""
+
+    @property
+    @abstractmethod
     def card(self) -> ModelCard | None:
         """The base model; None while it is not known yet."""
 

@@ -42,6 +42,10 @@ class EchoBackend(Backend):
         self._card = ModelCard(name, int(time.time()), CONTEXT_LENGTH, HIDDEN_SIZE, {})
 
     @property
+    def name(self) -> str:
+        return self._card.id
+
+    @property
     def card(self) -> ModelCard:
         return self._card
 

@@ -23,6 +23,7 @@ from llmapi.backends.prompt import PromptEncoder
 from llmapi.backends.sampling import SamplingDefaults
 from llmapi.backends.templates import ChatTemplate
 from llmapi.engine.config import EngineConfig
+from llmapi.engine.machine import why_no_gpu
 from llmapi.engine.messages import (
     Abort,
     AdapterFailed,
@@ -39,6 +40,7 @@ from llmapi.engine.messages import (
     Ready,
     StepOutput,
 )
+from llmapi.engine.source import asked_of_the_hub, is_offline, model_name
 from llmapi.errors import EngineLost, ServerUnavailable
 
 
@@ -82,6 +84,10 @@ class LocalBackend(Backend):
     # ---- life -----------------------------------------------------------------------------------
 
     @property
+    def name(self) -> str:
+        return model_name(self.link.config)
+
+    @property
     def card(self) -> ModelCard | None:
         return self._card
 
@@ -116,6 +122,13 @@ class LocalBackend(Backend):
 
     def start(self, report: Callable[[str], None]) -> None:
         self._report = report
+        config = self.link.config
+        for given in asked_of_the_hub(config):
+            asked = "looking in the hub's cache" if is_offline() else "asking the hub for it"
+            report(f"'{given}' is no directory here: {asked}")
+        # What takes seconds is said before it begins.
+        looks = config.device != "cpu" and not why_no_gpu()
+        report("Starting the engine" + (" and looking for GPUs" if looks else ""))
         self._warming_up.start()  # first: an engine may be ready at once
         self.link.start()
 
@@ -183,11 +196,18 @@ class LocalBackend(Backend):
                 pass  # the link tells by the end of the engine's life
 
     def _become_ready(self, info: ModelInfo) -> None:
-        preparation = self._prepare_for(info)
-        if obstacle := next(preparation.obstacles(), None):
+        try:
+            preparation = self._prepare_for(info)
+            obstacle = next(preparation.obstacles(), None)
+        except BackendFailed as error:
+            obstacle = str(error)
+        if obstacle is not None:
             self._failed = obstacle
             self._settled.set()
             return
+        if self._coming is None:
+            for warning in preparation.warnings():
+                self._report(warning)
         self._coming = preparation
         self._adapters.begin(info.name)
         if self._adapters.usable:

@@ -15,6 +15,7 @@ from llmapi.backends.base import (
     Request,
 )
 from llmapi.backends.prompt import PromptEncoder
+from llmapi.backends.rehearsal import template_obstacle, template_warnings
 from llmapi.backends.sampling import SamplingDefaults, check_against_model
 from llmapi.engine.blocks import most_blocks
 from llmapi.engine.messages import EmbedRequest, GenerateRequest, ModelInfo, SamplingParams
@@ -38,6 +39,9 @@ class Preparation:
 
     def obstacles(self) -> Iterator[str]:
         """Sentences about what the operator has asked for and this model cannot do."""
+        if obstacle := template_obstacle(self.encoder):
+            yield obstacle
+            return
         for prompt in self.shared_system_prompts:
             try:
                 self.encoder.encode_opening(ChatMessage("system", prompt), "messages")
@@ -51,6 +55,10 @@ class Preparation:
     def sampling(self) -> SamplingDefaults:
         """The defaults in force, those of the model's files among them."""
         return replace(self.defaults, model=self.info.generation_defaults)
+
+    def warnings(self) -> Iterator[str]:
+        """Sentences about what will work less well than the operator may expect."""
+        yield from template_warnings(self.encoder)
 
     def prepare(self, request: Request, request_id: str, user: str) -> Prepared:
         """Raises ApiError (context too long, template refused)."""

@@ -1,15 +1,16 @@
 """From messages and prompts to token ids. User text is text: it never becomes a control token."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
-from jinja2.exceptions import TemplateError
+from llmapi.backends.base import BackendFailed, ChatMessage, Prompt
+from llmapi.backends.templates import BUILT_IN, ChatTemplate, built_in, is_refusal
+from llmapi.errors import ContextLengthExceeded, InvalidRequest, TemplateFailed
 
-from llmapi.backends.base import ChatMessage, Prompt
-from llmapi.backends.templates import BUILT_IN, ChatTemplate, built_in
-from llmapi.errors import ContextLengthExceeded, InvalidRequest
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,13 +42,21 @@ class PromptEncoder:
     ) -> "PromptEncoder":
         """Read the tokenizer of a local directory (seconds for a large vocabulary).
 
-        `template`: None takes the tokenizer's own, or else Alpaca's.
+        `template`: None takes the tokenizer's own, or else Alpaca's. Raises BackendFailed if the
+        tokenizer has several and names none of them as its default.
         """
         from llmapi.engine.tokenizer import load_tokenizer  # slow to import, and only needed here
 
         tokenizer = load_tokenizer(path)
         if template is None and tokenizer.chat_template:
-            template = ChatTemplate("tokenizer", tokenizer.get_chat_template())
+            try:
+                template = ChatTemplate("tokenizer", tokenizer.get_chat_template())
+            except ValueError as error:
+                raise BackendFailed(
+                    f"The tokenizer in '{path}' has several chat templates, and none of them is "
+                    "called 'default'. Write the right one to a file, and name that with "
+                    "--prompt_template (LLMAPI_PROMPT_TEMPLATE)."
+                ) from error
         return cls(
             tokenizer=tokenizer,
             raw=load_tokenizer(path, split_special_tokens=True),
@@ -109,10 +118,35 @@ class PromptEncoder:
     def encode_chat(self, messages: Sequence[ChatMessage], param: str) -> tuple[int, ...]:
         """Token ids of the conversation with the opening of the answer.
 
-        Raises ContextLengthExceeded, and InvalidRequest with the template's own sentence if it
-        refuses the messages (roles that must alternate, say).
+        Raises ContextLengthExceeded; InvalidRequest with the template's own sentence if it refuses
+        the messages (roles that must alternate, say); TemplateFailed if it breaks over them.
         """
         self.check_characters(sum(len(message.text) for message in messages), param)
+        try:
+            ids = self._apply_template(messages, tokenize=True)
+        except Exception as error:  # a template is a program, and may end in any way
+            if is_refusal(error):
+                raise InvalidRequest(
+                    f"The model's chat template refuses these messages: {error}", param=param
+                ) from error
+            reason = f"{type(error).__name__}: {error}"
+            logger.warning("The chat template (%s) failed: %s", self.template.name, reason)
+            raise TemplateFailed(
+                "This server's chat template cannot write these messages for the model "
+                f"({reason}). That is for the server's operator to mend."
+            ) from error
+        if not ids:
+            raise InvalidRequest(
+                "The model's chat template makes nothing of these messages.", param=param
+            )
+        return self.check_tokens(ids, param)
+
+    def render_chat(self, messages: Sequence[ChatMessage]) -> str:
+        """The conversation with the opening of the answer, as the template writes it. Raises
+        whatever the template does."""
+        return str(self._apply_template(messages, tokenize=False))
+
+    def _apply_template(self, messages: Sequence[ChatMessage], *, tokenize: bool) -> Any:
         turns = [
             {"role": message.role, "content": message.text}
             | ({"name": message.name} if message.name else {})
@@ -122,26 +156,15 @@ class PromptEncoder:
             # OpenAI's newer word for system; few templates know it.
             if turn["role"] == "developer":
                 turn["role"] = "system"
-        try:
-            ids = self.tokenizer.apply_chat_template(
-                turns,
-                chat_template=self.template.source,
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=False,
-                sanitize_control_tokens=True,
-                **(self._variables if self.template.name in BUILT_IN else {}),
-            )
-        except (TemplateError, TypeError, ValueError, LookupError, AttributeError) as error:
-            # A template is a program, and these are its ways to say that it expected other input.
-            raise InvalidRequest(
-                f"The model's chat template refuses these messages: {error}", param=param
-            ) from error
-        if not ids:
-            raise InvalidRequest(
-                "The model's chat template makes nothing of these messages.", param=param
-            )
-        return self.check_tokens(ids, param)
+        return self.tokenizer.apply_chat_template(
+            turns,
+            chat_template=self.template.source,
+            add_generation_prompt=True,
+            tokenize=tokenize,
+            return_dict=False,
+            sanitize_control_tokens=tokenize,  # of a text, its marks would stay in it
+            **(self._variables if self.template.name in BUILT_IN else {}),
+        )
 
     def encode_opening(self, opening: ChatMessage, param: str) -> tuple[int, ...]:
         """A chat that begins with this message, and of which everyone may know the rest."""

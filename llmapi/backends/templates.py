@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from jinja2 import TemplateSyntaxError
+from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 
 from llmapi.engine.vocabulary import TURN_ENDS
 
@@ -86,7 +87,7 @@ def find_template(given: str) -> ChatTemplate | None:
 
 
 def read_template(path: Path) -> ChatTemplate:
-    """The template in a file, compiled once to see that it can be. Raises ValueError."""
+    """The template in a file, tried once to see that it works. Raises ValueError."""
     try:
         source = path.read_text(encoding="utf-8")
         # Imported here, for it takes a second.
@@ -107,4 +108,34 @@ def read_template(path: Path) -> ChatTemplate:
         ) from error
     if not source.strip():
         raise ValueError(f"'{path}' is empty.")
+    try_without_tokenizer(path, source)
     return ChatTemplate(path.name, source)
+
+
+def try_without_tokenizer(path: Path, source: str) -> None:
+    """Raises ValueError if the template fails on a chat of one message, whatever the tokenizer.
+    With the model's own it is tried again once that is there."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    tokens: dict[str, Any] = {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+    }
+    chat = [{"role": "user", "content": "Hello."}]
+    try:
+        render_jinja_template([chat], chat_template=source, add_generation_prompt=True, **tokens)
+    except UndefinedError:
+        pass  # it may name what only a tokenizer tells
+    except Exception as error:
+        if not is_refusal(error):
+            raise ValueError(
+                f"'{path}' fails on a chat of one message: {type(error).__name__}: {error}."
+            ) from error
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether a template refused the messages by `raise_exception`, for which transformers raises
+    this very class. All else that leaves a template is a fault in it."""
+    return type(error) is TemplateError

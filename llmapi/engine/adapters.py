@@ -8,7 +8,7 @@ sequence's adapter, or none.
 import math
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as ListOf
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -20,33 +20,9 @@ from peft.utils.other import get_pattern_key
 from peft.utils.save_and_load import load_peft_weights
 from torch import Tensor
 
-from llmapi.engine.lora import read_adapter
+from llmapi.engine.lora import MERGE, WHOLE_MODULES, read_adapter
 from llmapi.engine.messages import AdapterInfo
-from llmapi.engine.source import ADAPTER_CONFIG, LoadError, find_adapter
-
-MERGE = "It can be merged into the base model instead: --lora_model."
-
-WHOLE_MODULES = (
-    "it brings layers of its own (modules_to_save), an embedding of a larger vocabulary perhaps. "
-) + MERGE
-NEUTRAL = {
-    "use_dora": (False, "it uses DoRA. " + MERGE),
-    "modules_to_save": (None, WHOLE_MODULES),
-    "bias": ("none", "it changes biases. " + MERGE),
-    "lora_bias": (False, "its B matrices have biases. " + MERGE),
-    "fan_in_fan_out": (False, "its matrices are transposed (fan_in_fan_out). " + MERGE),
-    "trainable_token_indices": (None, "it changes single tokens' embeddings. " + MERGE),
-    "target_parameters": (None, "it changes parameters that are no projections. " + MERGE),
-    "layer_replication": (None, "it needs layers of the base model repeated."),
-    "alora_invocation_tokens": (None, "it works from certain tokens on only (aLoRA)."),
-    "use_qalora": (False, "it is a QA-LoRA."),
-    "use_bdlora": (None, "it is a block-diagonal LoRA."),
-    "arrow_config": (None, "it routes between several adapters (Arrow)."),
-    "kasa_config": (None, "it is a KaSA."),
-    "monteclora_config": (None, "it is a MonteCLoRA."),
-    "velora_config": (None, "it is a VeLoRA."),
-}
-"""Settings of peft that change more than `scale * B A` does, and what to say of any other value."""
+from llmapi.engine.source import ADAPTER_CONFIG, LoadError, find_adapter, read_json
 
 Sizes = Mapping[str, tuple[int, int]]
 """(inputs, outputs) of projections, by their full names in the model, such as
@@ -97,7 +73,8 @@ def read_deltas(path: Path, sizes: Sizes) -> dict[str, Delta]:
     """
     if not path.is_dir():  # what is read below would look for it on the hub
         raise LoadError(f"There is no directory '{path}'.")
-    read_adapter(find_adapter(str(path)))
+    if obstacle := read_adapter(find_adapter(str(path))).why_not_beside:
+        raise LoadError(obstacle)
     config = _read_config(path)
     try:
         weights = load_peft_weights(str(path), device="cpu")
@@ -118,16 +95,16 @@ def read_deltas(path: Path, sizes: Sizes) -> dict[str, Delta]:
 
 
 def _read_config(path: Path) -> LoraConfig:
+    known = {field.name for field in fields(LoraConfig)}
+    # What peft no longer knows or does not know yet, and what is off besides: it would warn of it,
+    # as with all of Chinese-Alpaca's adapters (`enable_lora`, `merge_weights`).
+    given = read_json(path / ADAPTER_CONFIG)
+    kept = {name: value for name, value in given.items() if value or name in known}
     try:
-        config = LoraConfig.from_pretrained(str(path))
+        config: LoraConfig = LoraConfig.from_peft_type(**kept)
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"
         raise LoadError(f"'{path / ADAPTER_CONFIG}' cannot be read ({reason}).") from error
-    for name, (neutral, sentence) in NEUTRAL.items():
-        if (getattr(config, name, neutral) or neutral) != neutral:
-            raise LoadError(
-                f"The adapter in '{path}' cannot be served beside the base model: {sentence}"
-            )
     return config
 
 

@@ -12,8 +12,11 @@ import torch
 from filelock import FileLock
 from transformers import AutoModelForCausalLM, AutoTokenizer, modeling_gguf_pytorch_utils
 
+from llmapi.engine.checks import tokenizer_directory
+from llmapi.engine.config import EngineConfig
+from llmapi.engine.lora import read_adapter
 from llmapi.engine.messages import LoadProgress
-from llmapi.engine.source import LoadError
+from llmapi.engine.source import LoadError, find_adapter, find_source, has_tokenizer
 
 FORMAT_VERSION = 1
 """Raise it when the same file would now be converted differently."""
@@ -53,6 +56,19 @@ def converted(gguf: Path, cache_dir: Path, report: Report) -> Path:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
     return target
+
+
+def tokenizer_of(config: EngineConfig, report: Report) -> Path:
+    """The directory of the tokenizer that a server with this configuration would use; a GGUF file
+    is converted for it. Raises LoadError."""
+    source = find_source(config)
+    adapter = read_adapter(find_adapter(config.lora_model)) if config.lora_model else None
+    if source.directory is not None:
+        return tokenizer_directory(config, source.directory, adapter)
+    assert source.gguf is not None
+    if config.tokenizer_path or (adapter is not None and has_tokenizer(adapter.directory)):
+        return tokenizer_directory(config, source.gguf.parent, adapter)
+    return converted(source.gguf, Path(config.cache_dir), report)
 
 
 def _content_hash(path: Path, report: Report) -> str:

@@ -112,6 +112,8 @@ class Layer:
 class FusedDecoder:
     """A LLaMA-family model on one device (`Network`)."""
 
+    kind = "fused"
+
     def __init__(self, model: Any, *, positions: int, most_rows: int) -> None:
         """Take over the weights of `model`, for which `why_not_fusable` is None; it cannot be used
         afterwards. `positions`: the longest sequence. `most_rows`: sequences that decode

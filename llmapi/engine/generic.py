@@ -27,6 +27,7 @@ class GenericNetwork:
     the attention plan keeps them apart.
     """
 
+    kind = "generic"
     name = "transformers' layers"
 
     def __init__(self, model: Any) -> None:

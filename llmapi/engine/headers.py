@@ -35,6 +35,8 @@ class TensorHeader:
     """As safetensors writes it: `F16`."""
     shape: tuple[int, ...]
     bytes: int
+    again: bool = False
+    """Another name for numbers that the file has under a name before, as of tied embeddings."""
 
     @property
     def count(self) -> int:

@@ -11,32 +11,34 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    BitsAndBytesConfig,
-)
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 from llmapi.engine import merging
 from llmapi.engine.attention import UnsupportedModel
-from llmapi.engine.checks import check_memory, check_settings, read_weights
+from llmapi.engine.checks import (
+    NO_GPU,
+    check_memory,
+    check_settings,
+    read_weights,
+    tokenizer_directory,
+)
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.conversion import Report, converted
 from llmapi.engine.engine import Engine
-from llmapi.engine.lora import AdapterFiles, check_fits, embedding_rows, read_adapter
+from llmapi.engine.lora import AdapterFiles, read_adapter
 from llmapi.engine.machine import GIB, cache_tokens, free_on, usable_cores
 from llmapi.engine.messages import LoadProgress, ModelInfo
 from llmapi.engine.networks import choose_network, quantisation
 from llmapi.engine.pace import Pace
 from llmapi.engine.placement import check_placement, placement
+from llmapi.engine.rows import rows_needed
 from llmapi.engine.runner import Runner, check_prompts
 from llmapi.engine.source import (
     LoadError,
     Source,
+    check_tokenizer,
     find_adapter,
     find_source,
-    find_tokenizer,
-    has_tokenizer,
     is_pickle,
     weight_files,
 )
@@ -73,11 +75,11 @@ def load(config: EngineConfig, report: Report = lambda progress: None) -> Loaded
         directory = converted(source.gguf, Path(config.cache_dir), report)
     if directory is None:
         raise LoadError(f"There is no model at '{config.base_model}'.")
-    tokenizer_dir = _tokenizer_directory(config, directory, adapter)
+    tokenizer_dir = tokenizer_directory(config, directory, adapter)
 
     report(LoadProgress(f"Loading {source.name}: the tokenizer"))
     tokenizer = _load_tokenizer(tokenizer_dir)
-    rows = _rows(directory, source.name, adapter, tokenizer)
+    rows = rows_needed(directory, source.name, adapter, tokenizer, tokenizer_dir, report)
     report(LoadProgress(f"Loading {source.name}: the weights"))
     model = _load_model(directory, devices, config)
     if rows != model.get_input_embeddings().weight.shape[0]:
@@ -124,7 +126,7 @@ def load(config: EngineConfig, report: Report = lambda progress: None) -> Loaded
         parameters=parameters,
         dtype=str(dtype).removeprefix("torch."),
         quantisation=quantisation(config, devices[0].type),
-        decoder=network.name,
+        decoder=network.kind,
         device=",".join(map(str, devices)),
         kv_cache_tokens=blocks * BLOCK_SIZE,
         kv_block_tokens=BLOCK_SIZE,
@@ -173,11 +175,7 @@ def _device(given: str) -> torch.device:
 def _check_gpus(config: EngineConfig, devices: list[torch.device]) -> None:
     asked = ",".join(str(device.index or 0) for device in devices)
     if not torch.cuda.is_available():
-        raise LoadError(
-            f"GPU {asked} was asked for (--gpus), but torch sees no GPU here. Leave --gpus out or "
-            "give --only_cpu to serve on the CPU; with a GPU, check its driver, and that torch is "
-            "a CUDA build."
-        )
+        raise LoadError(f"GPU {asked} was asked for (--gpus), but torch sees no GPU here. {NO_GPU}")
     count = torch.cuda.device_count()
     if any((device.index or 0) >= count for device in devices):
         raise LoadError(
@@ -203,42 +201,8 @@ def _check_room(
     check_memory(config, source.name, weights, adapter, free_on_gpus=free)
 
 
-def _tokenizer_directory(
-    config: EngineConfig, model_directory: Path, adapter: AdapterFiles | None
-) -> Path:
-    """The one that is named, else the adapter's, else the base's. Raises LoadError."""
-    if config.tokenizer_path:
-        return find_tokenizer(config.tokenizer_path)
-    if adapter is not None and has_tokenizer(adapter.directory):
-        return adapter.directory
-    if not has_tokenizer(model_directory):
-        raise LoadError(
-            f"'{model_directory}' has no tokenizer (tokenizer.json or tokenizer.model): "
-            "name the directory that has it with --tokenizer_path."
-        )
-    return model_directory
-
-
-def _rows(directory: Path, name: str, adapter: AdapterFiles | None, tokenizer: Any) -> int:
-    """Rows that the embeddings must have; found before any weight is read. Raises LoadError if the
-    adapter, the base and the tokenizer do not belong together."""
-    own = merging.module_shapes(directory)
-    shapes = {} if adapter is None else merging.tensor_shapes(adapter)
-    if adapter is not None:
-        check_fits(adapter, shapes, own, name)
-    config = AutoConfig.from_pretrained(directory, local_files_only=True).get_text_config()
-    ids = set(tokenizer.get_vocab().values())
-    return embedding_rows(
-        adapter,
-        shapes,
-        base=config.vocab_size,
-        tied=bool(config.tie_word_embeddings),
-        tokens=max(ids) + 1,
-        ordinary=max(ids - set(tokenizer.added_tokens_decoder), default=-1) + 1,
-    )
-
-
 def _load_tokenizer(directory: Path) -> Any:
+    check_tokenizer(directory)
     try:
         return load_tokenizer(directory)
     except Exception as error:

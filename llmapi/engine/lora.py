@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmapi.engine.headers import TensorHeader, read_headers
+from llmapi.engine.pickles import read_pickled
 from llmapi.engine.source import ADAPTER_CONFIG, ADAPTER_FILES, LoadError, is_pickle, read_json
 
 Shape = tuple[int, ...]
@@ -21,6 +22,31 @@ EMBEDDINGS, HEADS = ("embed_tokens", "wte"), ("lm_head",)
 PADDINGS = (8, 16, 32, 64, 128, 256)
 """An embedding may have more rows than its tokenizer has tokens: up to the next multiple of one of
 these, for the hardware's sake."""
+
+MERGE = "It can be merged into the base model instead: --lora_model."
+
+WHOLE_MODULES = (
+    "it brings layers of its own (modules_to_save), an embedding of a larger vocabulary perhaps. "
+) + MERGE
+NEUTRAL = {
+    "use_dora": (False, "it uses DoRA. " + MERGE),
+    "modules_to_save": (None, WHOLE_MODULES),
+    "bias": ("none", "it changes biases. " + MERGE),
+    "lora_bias": (False, "its B matrices have biases. " + MERGE),
+    "fan_in_fan_out": (False, "its matrices are transposed (fan_in_fan_out). " + MERGE),
+    "trainable_token_indices": (None, "it changes single tokens' embeddings. " + MERGE),
+    "target_parameters": (None, "it changes parameters that are no projections. " + MERGE),
+    "layer_replication": (None, "it needs layers of the base model repeated."),
+    "alora_invocation_tokens": (None, "it works from certain tokens on only (aLoRA)."),
+    "use_qalora": (False, "it is a QA-LoRA."),
+    "use_bdlora": (None, "it is a block-diagonal LoRA."),
+    "arrow_config": (None, "it routes between several adapters (Arrow)."),
+    "kasa_config": (None, "it is a KaSA."),
+    "monteclora_config": (None, "it is a MonteCLoRA."),
+    "velora_config": (None, "it is a VeLoRA."),
+}
+"""Settings of peft that change more than `scale * B A` does, which is all that an adapter beside
+its base may do: (the value that changes nothing, what to say of any other)."""
 
 _TENSOR = re.compile(
     r"(?:base_model\.model\.)?(?P<module>.+?)(?:\.base_layer)?\."
@@ -43,7 +69,9 @@ class AdapterFiles:
     saved: tuple[str, ...]
     """Modules that it replaces whole."""
     headers: Mapping[str, TensorHeader] | None
-    """Its tensors; None: a pickle, of which this much is known only once torch has read it."""
+    """Its tensors; None: a pickle of which only torch can tell them."""
+    why_not_beside: str | None
+    """Why it cannot be served beside its base, as far as its settings tell; None: it can."""
 
 
 def read_adapter(directory: Path) -> AdapterFiles:
@@ -68,7 +96,15 @@ def read_adapter(directory: Path) -> AdapterFiles:
         rank=_rank(config),
         targets=_names(config.get("target_modules")),
         saved=_names(config.get("modules_to_save")),
-        headers=None if is_pickle(file) else read_headers([file]),
+        headers=read_pickled([file]) if is_pickle(file) else read_headers([file]),
+        why_not_beside=next(
+            (
+                f"The adapter in '{directory}' cannot be served beside the base model: {sentence}"
+                for name, (neutral, sentence) in NEUTRAL.items()
+                if (config.get(name, neutral) or neutral) != neutral
+            ),
+            None,
+        ),
     )
     if adapter.headers is not None:
         check_contents(adapter, {name: h.shape for name, h in adapter.headers.items()})

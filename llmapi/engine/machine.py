@@ -5,7 +5,9 @@ Knows no torch unless it is asked about a GPU, so that it can be asked before an
 """
 
 import os
+import sys
 from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +23,9 @@ here too."""
 GPU_SHARE = 0.85
 
 _CGROUP = Path("/sys/fs/cgroup")
+_DEV = Path("/dev")
+_GPU_DEVICES = ("nvidia*", "dxg", "kfd", "nvhost*", "nvgpu*")
+"""What drivers put there: NVIDIA's, Windows' for its Linux, AMD's, NVIDIA's of small boards."""
 
 
 def cache_tokens(shape: "CacheShape", devices: Sequence["torch.device"], *, most: int) -> int:
@@ -35,6 +40,24 @@ def cache_tokens(shape: "CacheShape", devices: Sequence["torch.device"], *, most
     return min(most, budget // shape.bytes_per_token)
 
 
+def why_no_gpu() -> str | None:
+    """Why torch cannot see a GPU here, in a few words and without the seconds that asking torch
+    takes; None: it may see one."""
+    try:
+        build = version("torch")
+    except PackageNotFoundError:
+        build = ""
+    if build.endswith("+cpu"):
+        return f"this torch ({build}) is built for CPUs alone"
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1"):
+        return "CUDA_VISIBLE_DEVICES hides all that there are"
+    if sys.platform == "darwin":
+        return "there is no CUDA on a Mac"
+    if sys.platform == "linux" and not any(next(_DEV.glob(n), None) for n in _GPU_DEVICES):
+        return "/dev has no device of a GPU's driver"
+    return None
+
+
 def free_on(device: "torch.device") -> int:
     """Free memory of a GPU, in bytes."""
     import torch
@@ -45,13 +68,30 @@ def free_on(device: "torch.device") -> int:
 def available_bytes() -> int:
     """Memory that can be had without swapping, the container's limit respected; 4 GiB where nobody
     tells."""
-    return min(_available_in_system(), _available_in_container())
+    return min(_in_system("MemAvailable:"), _available_in_container())
 
 
-def _available_in_system() -> int:
+def installed_bytes() -> int:
+    """Memory that this machine or container has, taken or not; 4 GiB where nobody tells."""
+    limit = _read_number("memory.max", "memory/memory.limit_in_bytes")
+    return min(_in_system("MemTotal:"), limit)
+
+
+def _read_number(*names: str) -> int:
+    """The first of these files of the container that holds a number; more than any machine has
+    where none does."""
+    for name in names:
+        try:
+            return int((_CGROUP / name).read_text())  # "max" where there is no limit
+        except (OSError, ValueError):
+            continue
+    return 2**62
+
+
+def _in_system(name: str) -> int:
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
+            if line.startswith(name):
                 return int(line.split()[1]) * 1024
     except (OSError, ValueError):
         pass

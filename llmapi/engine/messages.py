@@ -274,10 +274,11 @@ class ModelInfo:
     eos_token_ids: tuple[int, ...]
     parameters: int
     dtype: str
+    """Of the weights, or of those that are not quantised."""
     quantisation: str | None
     """`int8`, `bitsandbytes 8-bit`, `bitsandbytes 4-bit`, or none."""
     decoder: str
-    """How it is computed, in a word or two."""
+    """How it is computed: `native`, `fused`, `generic`."""
     device: str
     kv_cache_tokens: int
     kv_block_tokens: int

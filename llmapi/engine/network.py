@@ -15,8 +15,10 @@ from llmapi.engine.scheduler import Chunk
 class Network(Protocol):
     """A causal language model over a paged cache. One thread at a time."""
 
+    kind: str
+    """How it is computed, as `EngineConfig.decoder` calls it: `native`, `fused`, `generic`."""
     name: str
-    """How it is computed, in a word or two, for whoever starts the server."""
+    """The same in some words more, for whoever starts the server."""
 
     device: torch.device
     shape: CacheShape

@@ -2,6 +2,7 @@
 hub."""
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ CONFIG = ("config.json", "generation_config.json")
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 _QUANTISATION = re.compile(r"[-._](I?Q\d\w*|F16|F32|BF16|FP16|FP32)$", re.IGNORECASE)
+_TIKTOKEN = re.compile(rb"[A-Za-z0-9+/]+={0,2} \d+\n")
 _MEANINGLESS = {"model", "ggml-model", "main", "snapshot"}
 
 
@@ -63,6 +65,27 @@ def find_source(config: EngineConfig) -> Source:
     return Source(directory, None, config.served_name or given.rpartition("/")[2])
 
 
+def model_name(config: EngineConfig) -> str:
+    """The id under which the base model will be served. Raises LoadError as `find_source` does."""
+    if config.served_name:
+        return config.served_name
+    if is_hub_id(config.base_model):
+        return config.base_model.rpartition("/")[2]
+    return find_source(config).name
+
+
+def asked_of_the_hub(config: EngineConfig) -> list[str]:
+    """What of the settings is no path here, and is asked of the hub therefore."""
+    named = (config.base_model, config.lora_model, config.tokenizer_path)
+    return [given for given in named if given and is_hub_id(given)]
+
+
+def is_offline() -> bool:
+    """Whether the hub's library was told to look into its cache alone."""
+    words = (os.environ.get(name, "") for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+    return any(word.upper() in ("1", "ON", "YES", "TRUE") for word in words)
+
+
 def find_tokenizer(given: str) -> Path:
     """The directory that `tokenizer_path` means. Raises LoadError."""
     path = Path(given).expanduser()
@@ -72,7 +95,11 @@ def find_tokenizer(given: str) -> Path:
             raise LoadError(f"There is no tokenizer directory at '{given}'.")
         directory = fetch(given, ("config.json", *TOKENIZER))
     if not has_tokenizer(directory):
-        raise LoadError(f"'{given}' has no tokenizer.json, tokenizer.model or vocab.json.")
+        raise LoadError(
+            f"'{given}' has no tokenizer.json, tokenizer.model or vocab.json: --tokenizer_path "
+            "takes the directory in which one of them is."
+        )
+    check_tokenizer(directory)
     return directory
 
 
@@ -111,6 +138,11 @@ def fetch(hub_id: str, patterns: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=list(patterns)))
     except Exception as error:
+        if is_offline():
+            raise LoadError(
+                f"'{hub_id}' is no path on this machine, and the hub's cache does not have it; the "
+                "hub was not asked, for HF_HUB_OFFLINE is set. Check the spelling, or give a path."
+            ) from error
         raise LoadError(
             f"'{hub_id}' is no path on this machine, and it could not be fetched from the hub "
             f"({type(error).__name__}: {error}). Check the spelling and the network, "
@@ -123,6 +155,31 @@ def has_tokenizer(directory: Path) -> bool:
         (directory / name).is_file()
         for name in ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
     )
+
+
+def check_tokenizer(directory: Path) -> None:
+    """Raises LoadError if the file of its SentencePiece model is damaged. (Of the others, their
+    reader says what is wrong.)"""
+    model = directory / "tokenizer.model"
+    if not model.is_file() or (directory / "tokenizer.json").is_file():
+        return
+    with model.open("rb") as file:
+        first = file.read(64)
+    if first.startswith(b"version https://git-lfs"):
+        raise LoadError(
+            f"'{model}' is a Git LFS pointer, not the file itself: fetch it with 'git lfs pull'."
+        )
+    if _TIKTOKEN.match(first):
+        return  # LLaMA 3's file of this name has another format
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        SentencePieceProcessor(model_file=str(model))
+    except (RuntimeError, OSError) as error:
+        raise LoadError(
+            f"'{model}' is damaged, or no tokenizer: it is not the SentencePiece model that a file "
+            "of this name holds. Fetch it again."
+        ) from error
 
 
 def gguf_name(path: Path) -> str:
@@ -193,10 +250,19 @@ def _hint(directory: Path) -> str:
     if (directory / ADAPTER_CONFIG).is_file():
         return " It is an adapter: give it with --lora_model, and its base with --base_model."
     if any(directory.glob("consolidated.*.pth")):
+        return " It is in Meta's own format: convert it as docs/models.md#converting-what-is-not-in-hugging-face-format says."  # noqa: E501
+    if has_tokenizer(directory):
         return (
-            " It is in Meta's own format: convert it with transformers' convert_llama_weights_to_hf"
+            " It has a tokenizer: give it with --tokenizer_path, and with --base_model the "
+            "directory of the model's config.json and weights."
         )
-    return ""
+    below = sorted(path.parent for path in directory.glob("*/config.json"))
+    if below:
+        return f" Did you mean '{below[0]}'?"
+    is_empty = not any(directory.iterdir())
+    return (
+        f"{' It is empty.' if is_empty else ''} Give the directory that has one, and the weights."
+    )
 
 
 def _check_gguf(path: Path) -> None:

@@ -108,11 +108,11 @@ def engine(random_directory):
 def start(engine, transactional_db):
     """`start(adapters, aliases)`: what `serve` does, with `engine` and what staff have added."""
 
-    def start(adapters=None, aliases=None):
+    def start(adapters=None, aliases=None, report=lambda line: None):
         backend = backend_on(engine, adapters)
         adapters_restore(backend.adapters, aliases or {})
         running.reset()
-        models.start([backend], lambda line: None, aliases)
+        models.start([backend], report, aliases)
         models.wait_ready(60)
         return backend
 

@@ -42,7 +42,7 @@ def model_info(**facts: Any) -> ModelInfo:
         "parameters": 1000,
         "dtype": "float32",
         "quantisation": None,
-        "decoder": "none",
+        "decoder": "fused",
         "device": "cpu",
         "kv_cache_tokens": 4096,
         "kv_block_tokens": 16,
@@ -145,5 +145,7 @@ class StandIn:
 
 
 def backend_on(engine: StandIn, adapters: dict[str, str] | None = None) -> LocalBackend:
-    config = EngineConfig("base", "cache", adapters=tuple((adapters or {}).items()))
+    config = EngineConfig(
+        "base", "cache", served_name="base", adapters=tuple((adapters or {}).items())
+    )
     return LocalBackend(config, launch=engine.launch)

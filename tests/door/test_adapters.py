@@ -1,20 +1,29 @@
 """Many adapters on one base, each a model of its own; and other names for models."""
 
 import asyncio
+import json
 import os
 import socket
 import time
 
+import numpy
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from pydantic import ValidationError
+from safetensors.numpy import save_file
 
-from config.env import ServerSettings
+from config.env import PROJECT_DIR, ServerSettings
 from conversations.models import Completion
+from llmapi.backends import local
 from llmapi.backends.base import BackendFailed, ChatMessage, ChatRequest, GenerationOptions
+from llmapi.backends.local import LocalBackend
 from llmapi.configured import configured_backends
+from llmapi.engine.config import EngineConfig
+from llmapi.engine.decoder import FusedDecoder
+from llmapi.engine.generic import GenericNetwork
 from llmapi.engine.messages import GenerateRequest, LoadAdapter
+from llmapi.engine.native.decoder import NativeDecoder
 from llmapi.errors import ModelNotFound
 from llmapi.services import models
 from tests.door.client import Client
@@ -63,13 +72,31 @@ async def test_each_adapter_is_a_model_beside_its_base(start, asker):
         "parameters": 1000,
         "dtype": "float32",
         "quantisation": None,
-        "decoder": "none",
+        "decoder": "fused",
         "device": "cpu",
         "template": "tokenizer",
         "adapter": {"name": "zh", "rank": 8, "targets": ["q_proj", "v_proj"]},
         "alias_of": None,
     }
     assert b"secret" not in one.body
+
+
+async def test_the_documentation_shows_what_clients_see(start, asker):
+    text = (PROJECT_DIR / "docs" / "adapters.md").read_text(encoding="utf-8")
+    shown = json.loads(text.split("```json")[1].split("```")[0])
+    await sync_to_async(start)(TWO)
+    one = (await asker.get("/v1/models/zh")).json()
+    for ours, theirs in (
+        (one, shown),
+        (one["llmapi"], shown["llmapi"]),
+        (one["llmapi"]["adapter"], shown["llmapi"]["adapter"]),
+    ):
+        assert list(ours) == list(theirs)
+        assert {k: type(v) for k, v in ours.items()} == {k: type(v) for k, v in theirs.items()}
+    kinds = (NativeDecoder.kind, FusedDecoder.kind, GenericNetwork.kind)
+    assert shown["llmapi"]["decoder"] in kinds
+    assert all(f"`{kind}` (" in text for kind in kinds)
+    assert all(f"| `{key}` |" in text for key in [*one["llmapi"]][2:] if key != "device")
 
 
 @pytest.mark.parametrize(
@@ -222,10 +249,33 @@ async def test_an_alias_is_answered_by_its_model_under_that_models_name(start, a
         ({"zh": "law"}, "'zh' is the id of a served model"),
     ],
 )
-def test_an_alias_that_cannot_be_stops_the_start(start, aliases, sentence):
+def test_an_alias_that_cannot_be_stops_the_start_before_an_engine_is_started(
+    start, engine, aliases, sentence
+):
     with pytest.raises(BackendFailed) as error:
         start(TWO, aliases)
     assert sentence in str(error.value)
+    assert engine.lives == 0
+
+
+def test_an_adapter_of_the_settings_that_fails_is_told_once(start, engine, caplog):
+    engine.refused = {"zh": "Its file is torn."}
+    with pytest.raises(BackendFailed, match=r"'zh' of LLMAPI_LORA_MODELS cannot .*: Its file is"):
+        start(TWO)
+    assert "torn" not in caplog.text
+
+
+async def test_what_takes_long_is_said_before_it_begins(start, engine, monkeypatch):
+    told = []
+    monkeypatch.setattr(local, "why_no_gpu", lambda: None)
+    await sync_to_async(start)(report=told.append)
+    assert told[0] == "Starting the engine and looking for GPUs"
+    config = EngineConfig("nosuch/model", "cache", lora_model="./tests")
+    backend = LocalBackend(config, launch=engine.launch)
+    backend.start(told.append)
+    backend.stop()
+    asked = [line for line in told if "hub" in line]
+    assert asked == ["'nosuch/model' is no directory here: asking the hub for it"]
 
 
 # ---- settings ------------------------------------------------------------------------------------
@@ -240,11 +290,11 @@ def test_pairs_are_read_from_one_string_or_several():
 @pytest.mark.parametrize(
     ("field", "value", "words"),
     [
-        ("lora_models", "zh", "'zh' is none"),
-        ("lora_models", "zh=", "'zh=' is none"),
+        ("lora_models", "zh", "'zh' is no such pair"),
+        ("lora_models", "zh=", "'zh=' is no such pair"),
         ("lora_models", "zh=a,zh=b", "names 'zh' twice"),
         ("model_aliases", "a=b,b=c", "'a' stands for 'b', which is an alias itself"),
-        ("model_aliases", "a=a", "'a' stands for 'a', which is an alias itself"),
+        ("model_aliases", "a=a", "'a' stands for itself; a model's own name needs no alias"),
     ],
 )
 def test_pairs_that_are_none_are_named(field, value, words):
@@ -273,6 +323,13 @@ def test_names_and_directories_are_checked_before_anything_is_loaded(adapters_di
     assert "is the name of an adapter" in refused(lora_models=f"zh={zh}", model_aliases="zh=x")
     assert "LLMAPI_ADAPTERS_DIR: there is no directory" in refused(adapters_dir=tmp_path / "none")
     assert "echo backend has no adapters" in refused(engine="echo", lora_models=f"zh={zh}")
+    assert "is no LoRA adapter" in refused(lora_models=f"zh={zh}")
+    (zh / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1}')
+    weights = {"base_model.model.model.norm.lora_A.weight": numpy.zeros((1, 1), numpy.float32)}
+    save_file(weights, zh / "adapter_model.safetensors")
+    assert "'zh' of --lora_modules (LLMAPI_LORA_MODELS) has the base model's name" in refused(
+        lora_models=f"zh={zh}", model_name="zh"
+    )
     (backend,) = configured_backends(ServerSettings(lora_models=f"zh={zh}"))
     assert backend.link.config.adapters == (("zh", str(zh)),)
 

@@ -334,17 +334,47 @@ async def test_a_directory_that_vanished_is_listed_as_failed_and_stops_nothing(
     (adapters_dir / "zh").rename(adapters_dir.parent / "gone")
     (adapters_dir / "zh").symlink_to(adapters_dir.parent / "gone")  # out of the directory now
     await restart(begun, None, {"gpt-4": "zh"})
-    assert "The adapter 'zh' is not served" in caplog.text
+    (warning,) = (r for r in caplog.records if "'zh' that staff added" in r.getMessage())
+    assert warning.levelname == "WARNING"
+    assert "leads out" in warning.getMessage()
+    assert "DELETE /v1/admin/adapters/zh" in warning.getMessage()
     assert (await asker.chat(model="law"))["model"] == "law"
     for name in ("zh", "gpt-4"):
-        assert (await asker.post(CHAT, {**HELLO, "model": name})).status == 404
+        answer = await asker.post(CHAT, {**HELLO, "model": name})
+        assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+        assert f"The model '{name}' is not served" in answer.error["message"]
+    for answered in (answer, await asker.get("/v1/models/gpt-4")):
+        assert "it stands for the adapter 'zh', which could not be" in answered.error["message"]
     one = (await listed(staff))["zh"]
     assert (one["state"], one["rank"]) == ("failed", None)
     assert "leads out" in one["message"]
-    assert (await staff.post(ROUTE, {"name": "zh", "path": "law"})).status == 409
+    again = await staff.post(ROUTE, {"name": "zh", "path": "law"})
+    assert (again.status, again.error["code"]) == (409, "name_taken")
+    assert "is there already, and it is not served: The path leads out" in again.error["message"]
+    assert "remove it (DELETE /v1/admin/adapters/zh) and add it again" in again.error["message"]
     await restart(begun)
     assert (await staff.request("DELETE", f"{ROUTE}/zh")).status == 200
     assert list(await listed(staff)) == ["law"]
+
+
+async def test_without_a_directory_at_a_later_start_one_line_says_so(
+    begun, staff, settings, caplog
+):
+    await begun()
+    for name in ("zh", "law"):
+        await staff.post(ROUTE, {"name": name, "path": name})
+    settings.LLMAPI = settings.LLMAPI.model_copy(update={"adapters_dir": None})
+    caplog.clear()
+    await restart(begun)
+    (warning,) = (r.getMessage() for r in caplog.records if r.levelname in ("WARNING", "ERROR"))
+    assert "not served, for LLMAPI_ADAPTERS_DIR is not set: law, zh" in warning
+    assert {a["state"] for a in (await listed(staff)).values()} == {"failed"}
+
+
+async def test_the_directory_itself_is_told_apart_from_what_lies_outside(begun, staff):
+    await begun()
+    answer = await staff.post(ROUTE, {"name": "zh", "path": "."})
+    assert "is the directory of adapters itself" in answer.error["message"]
 
 
 async def test_an_adapter_of_staff_that_fails_at_the_start_stops_nothing(

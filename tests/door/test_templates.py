@@ -10,7 +10,13 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from transformers import LlamaTokenizer
 
-from llmapi.backends.base import ChatMessage, ChatRequest, CompletionRequest, GenerationOptions
+from llmapi.backends.base import (
+    BackendFailed,
+    ChatMessage,
+    ChatRequest,
+    CompletionRequest,
+    GenerationOptions,
+)
 from llmapi.backends.link import launch_thread
 from llmapi.backends.local import LocalBackend
 from llmapi.backends.preparation import Preparation
@@ -20,7 +26,7 @@ from llmapi.backends.templates import BUILT_IN, built_in, read_template
 from llmapi.configured import prompt_template
 from llmapi.engine.config import EngineConfig
 from llmapi.errors import InvalidRequest
-from tests.door.standin import model_info
+from tests.door.standin import StandIn, backend_on, model_info
 from tests.engine import pieces, tiny
 
 LLAMA = {"tokenizer_class": "LlamaTokenizer", "add_bos_token": True}
@@ -244,6 +250,84 @@ def test_a_name_that_is_none_is_told_those_that_are():
     with pytest.raises(ImproperlyConfigured, match="Give auto, alpaca, llama-2, chatml, or a file"):
         prompt_template(SimpleNamespace(prompt_template="llama2"))
     assert prompt_template(SimpleNamespace(prompt_template="auto")) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{% include 'other.jinja' %}", "fails on a chat of one message: TypeError: no loader"),
+        ("{{ 1 / 0 }}", "fails on a chat of one message: ZeroDivisionError"),
+        ("{{ messages[0].content + 5 }}", "fails on a chat of one message: TypeError"),
+    ],
+)
+def test_a_file_that_cannot_write_any_chat_stops_the_start(tmp_path, source, said):
+    path = tmp_path / "mine.jinja"
+    path.write_text(source)
+    with pytest.raises(ImproperlyConfigured, match="LLMAPI_PROMPT_TEMPLATE") as caught:
+        prompt_template(SimpleNamespace(prompt_template=str(path)))
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ("{{ mesages[0].content }}", "UndefinedError: 'mesages' is undefined. "),
+        ("{% for m in mesages %}{{ m.content }}{% endfor %}", "leaves out what the user says: "),
+        ("{% for m in messages %}", "TemplateSyntaxError: "),
+        ("{% include 'other.jinja' %}", "TypeError: no loader"),
+        ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero. "),
+        ({"a": "{{ 1 }}", "b": "{{ 2 }}"}, "has several chat templates"),
+    ],
+)
+def test_a_tokenizers_own_template_that_writes_no_chat_stops_the_start(tmp_path, source, said):
+    tokenizer = tiny.byte_level_tokenizer()
+    tokenizer.chat_template = source
+    tokenizer.save_pretrained(tmp_path)
+    backend = backend_on(StandIn(tmp_path))
+    backend.start(lambda line: None)
+    try:
+        with pytest.raises(BackendFailed) as caught:
+            backend.wait_ready(60)
+    finally:
+        backend.stop()
+    assert f"tokenizer in '{tmp_path}'" in str(caught.value)
+    assert said in str(caught.value)
+    assert "--prompt_template (LLMAPI_PROMPT_TEMPLATE)" in str(caught.value)
+
+
+NO_SYSTEM = (
+    "{%- if messages[0].role == 'system' -%}{{ raise_exception('No system here') }}{%- endif -%}"
+    "{{ messages[0].content }}{{ 5 // (messages[0].content | length - 3) }}"
+)
+
+
+async def test_a_template_that_breaks_over_a_request_is_the_operators_fault(
+    engine, start, asker, tmp_path, caplog
+):
+    """And what it refuses by a sentence is told at the start."""
+    tokenizer = tiny.byte_level_tokenizer()
+    tokenizer.chat_template = NO_SYSTEM
+    tokenizer.save_pretrained(tmp_path)
+    engine.tokenizer = tmp_path
+    told = []
+    await asyncio.to_thread(start, report=told.append)
+    (warning,) = (line for line in told if line.startswith("WARNING"))
+    assert "refuses a chat with a system message and two questions: No system here" in warning
+    assert (await asker.chat(messages=[{"role": "user", "content": "four"}]))["model"] == "base"
+    broken = await asker.post(
+        "/v1/chat/completions", {"messages": [{"role": "user", "content": "abc"}]}
+    )
+    assert (broken.status, broken.error["code"]) == (500, "template_failed")
+    assert broken.error["param"] is None
+    assert "division or modulo by zero" in broken.error["message"]
+    assert "operator" in broken.error["message"]
+    assert broken.headers["x-should-retry"] == "false"
+    assert "Traceback" not in caplog.text
+    refused = await asker.post(
+        "/v1/chat/completions", {"messages": [{"role": "system", "content": "a"}]}
+    )
+    assert (refused.status, refused.error["param"]) == (400, "messages")
+    assert "No system here" in refused.error["message"]
 
 
 FILE = (

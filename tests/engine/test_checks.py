@@ -5,23 +5,29 @@ import json
 import shutil
 import subprocess
 import sys
+import warnings
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import directories
 import gguf
 import numpy as np
+import pieces
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmapi.engine import checks, loader, machine
+from llmapi.engine import checks, loader, machine, rows
 from llmapi.engine.checks import check_local
 from llmapi.engine.config import EngineConfig
+from llmapi.engine.headers import TensorHeader, read_headers
 from llmapi.engine.loader import load
 from llmapi.engine.machine import GIB
 from llmapi.engine.messages import LoadProgress
-from llmapi.engine.source import LoadError, Source
+from llmapi.engine.pickles import read_pickled
+from llmapi.engine.source import LoadError, Source, asked_of_the_hub, find_source, model_name
+from llmapi.engine.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +158,21 @@ def _meta(place: Path) -> None:
     (place / "Base" / "consolidated.00.pth").touch()
 
 
+def _a_tokenizer_alone(place: Path) -> None:
+    (place / "Base" / "config.json").unlink()
+
+
+def _nothing(place: Path) -> None:
+    shutil.rmtree(place / "Base")
+    (place / "Base").mkdir()
+
+
+def _one_too_high(place: Path) -> None:
+    (place / "Base").rename(place / "deeper")
+    (place / "Base").mkdir()
+    (place / "deeper").rename(place / "Base" / "deeper")
+
+
 DAMAGES = [
     (_no_adapter_config, "plain' has no adapter_config.json, so it is no adapter"),
     (_a_whole_model, "looks like a whole model: give it with --base_model"),
@@ -170,7 +191,14 @@ DAMAGES = [
     (_broken_base_config, "config.json' is not valid JSON"),
     (_no_base_weights, "has no weights: there is no model.safetensors or pytorch_model.bin"),
     (_cut_base, "model.safetensors' is cut short"),
-    (_meta, "Meta's own format: convert it"),
+    (_meta, "Meta's own format: convert it as docs/models.md#converting-what-is-not"),
+    (
+        _a_tokenizer_alone,
+        "has no config.json, .* It has a tokenizer: give it with --tokenizer_path",
+    ),
+    (_nothing, "has no config.json, .* It is empty. Give the directory that has one"),
+    (_one_too_high, r"has no config.json, .* Did you mean '.*/Base/deeper'\?"),
+    (_no_tokenizers, r"has no tokenizer \(tokenizer.json or tokenizer.model\): name the directory"),
 ]
 
 
@@ -219,12 +247,113 @@ def test_what_does_not_go_together_is_refused_by_the_web_process_already(
             check(config(made, **values))
 
 
-def test_a_pickle_made_for_another_base_is_refused_before_weights_are_read(
+def test_a_pickle_made_for_another_base_is_refused_by_the_web_process_already(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loader, "_load_model", _never)
-    with pytest.raises(LoadError, match=r"was not made for 'Base'.*size of 96"):
-        load(config(made, lora="for-wider-pickle"))
+    for check in (check_local, load):
+        with pytest.raises(LoadError, match=r"was not made for 'Base'.*size of 96"):
+            check(config(made, lora="for-wider-pickle"))
+
+
+def test_a_pickles_headers_are_those_of_safetensors(made: Path, tmp_path: Path) -> None:
+    weights = load_file(made / "Base" / "model.safetensors")
+    weights |= {"half": torch.zeros(3, 5).half(), "turned": torch.zeros(2, 3).bfloat16().t()}
+    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, tmp_path / "a")
+    torch.save(weights, tmp_path / "b")
+    state: Any = OrderedDict(weights)  # as a module's state_dict() is
+    state._metadata = OrderedDict({"": {"version": 1}})
+    torch.save(state, tmp_path / "c")
+    expected = read_headers([tmp_path / "a"])
+    assert len(expected) == len(weights)
+    assert read_pickled([tmp_path / "b"]) == read_pickled([tmp_path / "c"]) == expected
+    half = weights["half"]
+    torch.save({"a": half, "b": half.detach(), "c": half}, tmp_path / "d")
+    again = [header.again for header in (read_pickled([tmp_path / "d"]) or {}).values()]
+    assert again == [False, True, True]
+
+
+def test_of_a_pickle_with_more_in_it_than_tensors_nothing_is_run(tmp_path: Path) -> None:
+    torch.save({"a": _Trap(tmp_path / "sprung")}, tmp_path / "b")
+    assert read_pickled([tmp_path / "b"]) is None
+    (tmp_path / "c").write_bytes(b"no archive")
+    assert read_pickled([tmp_path / "c"]) is None
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_an_adapter_of_a_tied_head_is_not_taken_for_another_bases(tmp_path: Path) -> None:
+    """A tied head is not among the base's tensors."""
+    base = directories.llama_directory(tmp_path / "Base", tie_word_embeddings=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what peft says of tied embeddings to an adapter's maker
+        directories.lora_directory(tmp_path / "plain", base, targets=("lm_head", "q_proj"))
+    check_local(config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda place: None, None),
+        (
+            lambda place: edit(place / "plain" / "adapter_config.json", use_dora=True),
+            "cannot be served beside the base model: it uses DoRA",
+        ),
+        (
+            lambda place: edit(place / "plain" / "adapter_config.json", bias="all"),
+            "cannot be served beside the base model: it changes biases",
+        ),
+        (
+            lambda place: edit(place / "plain" / "adapter_config.json", modules_to_save=["a"]),
+            r"it brings layers of its own \(modules_to_save\)",
+        ),
+        (_cut_adapter, "is cut short"),
+    ],
+)
+def test_an_adapter_beside_the_base_is_looked_at_by_the_web_process_already(
+    damage: Any, says: str | None, place: Path
+) -> None:
+    damage(place)
+    named = config(place, lora=None, adapters=(("law", str(place / "plain")),))
+    if says is None:
+        check_local(named)
+        return
+    with pytest.raises(LoadError, match=rf"adapter 'law' of --lora_modules .* served: .*{says}"):
+        check_local(named)
+
+
+def test_names_and_shapes_of_adapters_beside_the_base_are_looked_at_too(made: Path) -> None:
+    wider = config(made, lora=None, adapters=(("law", str(made / "for-wider")),))
+    with pytest.raises(LoadError, match="for-wider' was not made for 'Base'"):
+        check_local(wider)
+    for values in ({}, {"served_name": "law"}):
+        name = values.get("served_name", "Base")
+        same = config(made, lora=None, adapters=((name, str(made / "plain")),), **values)
+        with pytest.raises(LoadError, match=f"The adapter '{name}' .* has the base model's name"):
+            check_local(same)
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing of the kind\n" * 9, "cut"])
+def test_a_damaged_tokenizer_is_named_by_the_web_process_already(content: Any, place: Path) -> None:
+    file = place / "Base" / "tokenizer.model"
+    file.write_bytes(file.read_bytes()[:2000] if content == "cut" else content)
+    for check in (check_local, load):
+        with pytest.raises(LoadError, match=r"tokenizer.model' is damaged, .* Fetch it again"):
+            check(config(place, lora=None))
+    file.write_bytes(b"IQ== 0\nIg== 1\nIw== 2\n")  # LLaMA 3's, another format of that name
+    check_local(config(place, lora=None))
+
+
+def test_what_the_hub_is_asked_for_is_told_apart_from_what_is_here(
+    made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(made)
+    named = EngineConfig(base_model="nosuch/model", cache_dir="", tokenizer_path="./Base")
+    assert asked_of_the_hub(named) == ["nosuch/model"]
+    assert model_name(named) == "model"
+    monkeypatch.setattr("huggingface_hub.snapshot_download", _never)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(LoadError, match=r"cache does not have it; .* HF_HUB_OFFLINE is set"):
+        load(named)
 
 
 def _never(*args: object, **kwargs: object) -> None:
@@ -275,6 +404,43 @@ def test_a_vocabulary_that_no_resize_mends_is_refused_before_weights_are_read(
         load(config(place, lora="chinese"))
 
 
+def test_a_tokenizer_that_lacks_tokens_of_the_models_own_is_refused_before_weights_are_read(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As LLaMA's is on a merged Chinese-Alpaca: it would be served, and babble."""
+    merged = directories.llama_directory(
+        place / "Merged", tokenizer=pieces.extended(pieces.trained())
+    )
+    base = str(place / "Base")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loader, "_load_model", _never)
+        with pytest.raises(
+            LoadError,
+            match=r"Base' has 400 tokens, and the one that 'Merged' brings has 9 more, such as "
+            r"'.+': it belongs to another model. Leave --tokenizer_path out",
+        ):
+            load(config(place, "Merged", None, tokenizer_path=base))
+    told: list[LoadProgress] = []
+    (merged / "tokenizer.model").unlink()
+    named = config(place, "Merged", None, tokenizer_path=base)
+    assert load(named, told.append).info.vocab_size == 409
+    assert not any("WARNING" in line.text for line in told)  # nine rows may be padding
+    monkeypatch.setattr(rows, "SPARE_ROWS", 8)
+    load(named, told.append)
+    (warning,) = (line.text for line in told if "WARNING" in line.text)
+    assert "has 400 tokens, and 'Merged' has rows for 409: 9 of them" in warning
+
+
+def test_a_token_for_padding_alone_is_not_missed(place: Path) -> None:
+    """The model's own tokenizer has a [PAD] and a row for it, the one that is given has not."""
+    base = directories.llama_directory(place / "Padded", vocab_size=401)
+    tokenizer = load_tokenizer(base)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.save_pretrained(base)
+    named = config(place, "Padded", None, tokenizer_path=str(place / "Base"))
+    assert load(named).info.vocab_size == 401
+
+
 def test_weights_that_the_adapter_lacks_are_not_passed_over(place: Path) -> None:
     without(place / "plain" / "adapter_model.safetensors", "layers.1.self_attn.v_proj")
     with pytest.raises(LoadError, match=r"cannot be applied .*missing adapter keys"):
@@ -291,20 +457,52 @@ def test_a_base_without_a_tokenizer_may_have_an_adapter_with_one(place: Path) ->
 # ---- memory --------------------------------------------------------------------------------------
 
 
-def test_a_model_that_does_not_fit_is_refused_with_both_numbers_and_remedies(
+def test_a_model_that_does_not_fit_is_refused_with_both_numbers_and_what_would_help(
     made: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    whole = sum(
+        h.count for h in (checks.read_weights(find_source(config(made))).headers or {}).values()
+    )
     monkeypatch.setattr(checks, "MARGIN", 2 * GIB)
-    monkeypatch.setattr(checks, "available_bytes", lambda: GIB)
+    monkeypatch.setattr(checks, "available_bytes", lambda: 2 * GIB + 3 * whole)
+    monkeypatch.setattr(checks, "installed_bytes", lambda: 4 * GIB)
+    half = "Set LLMAPI_DTYPE=bfloat16 for half of it, end other programs or take a smaller model"
     for check in (check_local, load):
         with pytest.raises(
             LoadError,
-            match=r"'Base' needs about 2.0 GiB of memory, and 1.0 GiB are free. "
-            "Set LLMAPI_DTYPE=bfloat16",
+            match=rf"'Base' needs about 2.0 GiB of memory, and 2.0 GiB are free\. {half}\.",
         ):
-            check(config(made))
-        with pytest.raises(LoadError, match="Take a smaller model, or end other programs"):
-            check(config(made, dtype="bfloat16"))
+            check(config(made, lora=None))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(checks, "available_bytes", lambda: GIB)
+            for dtype in ("auto", "bfloat16"):  # half of it does not fit either
+                with pytest.raises(LoadError, match=r"free\. End other programs or take a smaller"):
+                    check(config(made, dtype=dtype))
+            patch.setattr(checks, "installed_bytes", lambda: GIB)
+            with pytest.raises(LoadError, match=r"free\. Take a smaller model\."):
+                check(config(made))
+
+
+@pytest.mark.parametrize(
+    ("values", "share", "ways"),
+    [
+        ({}, 1.5, "Give --load_in_8bit, give --load_in_4bit, name more GPUs (--gpus 0,1) or take"),
+        ({}, 0.9, "Give --load_in_4bit, name more GPUs (--gpus 0,1) or take a smaller model."),
+        ({"load_in_8bit": True}, 0.9, "Give --load_in_4bit, name more GPUs (--gpus 0,1) or take"),
+        ({}, 0.5, "Name more GPUs (--gpus 0,1) or take a smaller model."),
+        ({"load_in_4bit": True}, 0.5, "Name more GPUs (--gpus 0,1) or take a smaller model."),
+    ],
+)
+def test_of_less_bits_on_a_gpu_only_those_are_advised_that_are_enough(
+    values: dict[str, Any], share: float, ways: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "MARGIN", 0)
+    numbers = 10**9
+    weights = checks.Weights({"a": TensorHeader("F16", (numbers,), 2 * numbers)}, 2 * numbers)
+    free = int(numbers * share * 1.05)
+    with pytest.raises(LoadError) as caught:
+        checks.check_memory(config(Path(), **values), "it", weights, None, free_on_gpus=free)
+    assert f"free. {ways}" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -390,6 +588,19 @@ def test_a_gpu_that_is_not_there_is_refused_with_what_to_do(
         asked = config(made, device="cuda:0", gpus=gpus)
         with pytest.raises(LoadError, match=r"torch sees no GPU here. Leave --gpus out or give"):
             load(asked)
+        monkeypatch.setattr(checks, "why_no_gpu", lambda: "nobody sold one")
+        with pytest.raises(LoadError, match=r"sees no GPU here \(nobody sold one\). Leave --gpus"):
+            check_local(asked)
+    with pytest.raises(
+        LoadError, match=r"--load_in_4bit needs a GPU, .* \(nobody sold one\); on a"
+    ):
+        check_local(config(made, device="auto", load_in_4bit=True))
+    monkeypatch.setattr(checks, "available_bytes", lambda: 0)
+    with pytest.raises(LoadError, match=r"needs about .* GiB of memory"):
+        check_local(config(made, device="auto"))
+    monkeypatch.setattr(checks, "why_no_gpu", lambda: None)
+    check_local(config(made, device="auto", load_in_4bit=True))
+    monkeypatch.undo()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(LoadError, match=r"GPU 1,2 was asked for .* begin with 0 and end with 1"):
@@ -397,6 +608,22 @@ def test_a_gpu_that_is_not_there_is_refused_with_what_to_do(
     monkeypatch.setattr(loader, "find_spec", lambda name: None)
     with pytest.raises(LoadError, match="need bitsandbytes on a GPU: install it with"):
         load(config(made, device="cuda:0", gpus=(0,), load_in_8bit=True))
+
+
+def test_whether_there_may_be_a_gpu_is_told_without_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "_DEV", tmp_path)
+    monkeypatch.setattr(machine, "version", lambda name: "2.13.0+cpu")
+    assert "is built for CPUs alone" in (machine.why_no_gpu() or "")
+    monkeypatch.setattr(machine, "version", lambda name: "2.13.0")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(sys, "platform", "linux")
+    assert "no device of a GPU's driver" in (machine.why_no_gpu() or "")
+    (tmp_path / "nvidia0").touch()
+    assert machine.why_no_gpu() is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "CUDA_VISIBLE_DEVICES hides" in (machine.why_no_gpu() or "")
 
 
 def test_more_than_the_machine_or_the_model_can_do_is_told(made: Path) -> None:
@@ -411,7 +638,7 @@ def test_more_than_the_machine_or_the_model_can_do_is_told(made: Path) -> None:
 
 
 def test_the_checks_import_neither_torch_nor_transformers() -> None:
-    slow = {"torch", "transformers", "peft"}
+    slow = {"torch", "transformers", "peft", "huggingface_hub"}
     code = f"import sys, llmapi.engine.checks; print({slow} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -5,6 +5,9 @@ import socket
 from contextlib import closing
 
 import pytest
+from pydantic import ValidationError
+
+from config.env import ServerSettings, explain
 
 LOADING = ("Loading", "tokenizer", "Preparing the database")
 
@@ -44,6 +47,43 @@ def test_a_port_in_use_is_refused_before_anything_is_loaded(new_server):
 )
 def test_a_bad_flag_is_named(new_server, flags, named):
     assert named in refused(new_server(flags=flags, database_url=None))
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--port", "99999"], "--port must be at most 65535."),
+        (
+            ["--lora_modules", "law"],
+            "--lora_modules takes name=value pairs, separated by spaces; 'law' is no such pair.",
+        ),
+        (["--load_in_4bit", "--base_model", "."], "--load_in_4bit needs a GPU"),
+    ],
+)
+def test_a_bad_flag_is_told_in_our_words_at_once(new_server, flags, said):
+    server = new_server(flags=flags, database_url=None, CUDA_VISIBLE_DEVICES="")
+    assert refused(server).startswith(f"CommandError: {said}")
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("LLMAPI_PORT=many", "LLMAPI_PORT: must be a whole number (it is 'many')"),
+        ("LLMAPI_DEFAULT_TOP_P=0", "LLMAPI_DEFAULT_TOP_P: must be above 0 (it is '0')"),
+        ("LLMAPI_ONLY_CPU=perhaps", "LLMAPI_ONLY_CPU: must be true or false (it is 'perhaps')"),
+        (
+            "LLMAPI_MODEL_ALIASES=gpt-4",
+            "LLMAPI_MODEL_ALIASES: takes name=value pairs, separated by commas; 'gpt-4' is no "
+            "such pair",
+        ),
+    ],
+)
+def test_a_bad_variable_is_told_in_our_words(monkeypatch, variable, said):
+    name, _, value = variable.partition("=")
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError) as caught:
+        ServerSettings()
+    assert explain(caught.value) == f"llmapi: {said}"
 
 
 @pytest.mark.parametrize(
@@ -112,7 +152,6 @@ def test_a_model_that_turns_out_to_be_broken_ends_the_start_with_a_sentence(
 
 
 def test_an_alias_of_a_model_that_is_not_served_ends_the_start(new_server):
-    """Known only when the models' names are."""
     server = new_server(LLMAPI_ENGINE="echo", LLMAPI_MODEL_ALIASES="gpt-4=nothing")
     assert server.run(60) == 1
     assert "'gpt-4' stands for 'nothing', which is not served. Served: echo." in server.err

@@ -29,6 +29,8 @@ class NativeDecoder:
 
     device = torch.device("cpu")
 
+    kind = "native"
+
     def __init__(
         self,
         model: Any,

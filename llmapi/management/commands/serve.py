@@ -95,7 +95,11 @@ class Command(BaseCommand):
 
         server = DoorServer(get_default_application(), listener, options.shutdown_timeout_s)
         server.take_ctrl_c()  # before there is a process to end
-        models.start(backends, self.report, options.model_aliases)
+        try:
+            models.start(backends, self.report, options.model_aliases)
+        except BackendFailed as error:
+            registration.stop()
+            raise CommandError(str(error)) from error
         threading.Thread(target=self.announce, args=(server,), name="announce", daemon=True).start()
         try:
             server.run()
@@ -214,7 +218,10 @@ def options_with(flags: dict[str, Any]) -> Any:
         return type(settings.LLMAPI)(**given)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise CommandError(f"{flag_of(str(problem['loc'][0]))}: {problem['msg']}") from error
+        field, sentence = str(problem["loc"][0]), type(settings.LLMAPI).sentence_of(problem)
+        if FLAGS[field].get("nargs"):
+            sentence = sentence.replace("separated by commas", "separated by spaces")
+        raise CommandError(f"{flag_of(field)} {sentence}.") from error
 
 
 def url_of(host: str, port: int) -> str:
