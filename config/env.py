@@ -16,6 +16,7 @@ import dj_database_url
 from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from redis.connection import parse_url as parse_redis_url
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 PREFIX = "LLMAPI_"
@@ -344,8 +345,11 @@ class ServerSettings(BaseSettings):
     @field_validator("redis_url")
     @classmethod
     def is_redis_url(cls, value: str | None) -> str | None:
-        if value is not None and value.partition("://")[0] not in ("redis", "rediss", "unix"):
-            raise ValueError("must be a URL such as redis://127.0.0.1:6379/0")
+        if value is not None:
+            try:
+                parse_redis_url(value)
+            except ValueError as error:
+                raise ValueError("is not a URL such as redis://127.0.0.1:6379/0") from error
         return value
 
     @field_validator("engine", "dtype", "log_level", "prompt_template", mode="before")

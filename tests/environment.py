@@ -20,8 +20,10 @@ ON_POSTGRES = os.environ.get("TEST_DATABASE", "sqlite") == "postgres"
 
 atexit.register(shutil.rmtree, FOLDER, ignore_errors=True)
 
+OTHERS = ("SECRET_KEY", "DEBUG", "ALLOWED_HOSTS", "REDIS_URL")
+
 for name in [*os.environ]:
-    if name.startswith("LLMAPI_") or name in ("SECRET_KEY", "DEBUG", "ALLOWED_HOSTS"):
+    if name.startswith("LLMAPI_") or name in OTHERS:
         del os.environ[name]
 (FOLDER / "empty.env").touch()
 os.environ["LLMAPI_ENV_FILE"] = str(FOLDER / "empty.env")

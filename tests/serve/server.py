@@ -21,7 +21,10 @@ MANAGE = (str(PROJECT_DIR / "manage.py"),)
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 60.0
 SERVES = re.compile(r"^llmapi serves .+ at (http://\S+) \(", re.MULTILINE)
-OURS = ("LLMAPI_", "DATABASE_URL", "SECRET_KEY", "ALLOWED_HOSTS", "DEBUG", "DJANGO_SETTINGS_MODULE")
+OURS = (
+    *("LLMAPI_", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ALLOWED_HOSTS", "DEBUG"),
+    "DJANGO_SETTINGS_MODULE",
+)
 
 
 def until(condition: Callable[[], T], what: str | Callable[[], str], timeout_s: float = 30.0) -> T:

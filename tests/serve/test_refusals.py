@@ -59,13 +59,14 @@ def test_a_bad_flag_is_named(new_server, flags, named):
         ("LLMAPI_PROMPT_TEMPLATE", "/nowhere/house.jinja"),
         ("DATABASE_URL", "nonsense"),
         ("SECRET_KEY", "short"),
+        ("REDIS_URL", "nonsense"),
     ],
 )
 def test_a_bad_variable_is_named(new_server, variable, value):
     server = new_server(database_url=None, **{variable: value})
     sentence = refused(server)
     assert variable in sentence
-    if variable in ("SECRET_KEY", "DATABASE_URL"):
+    if variable in ("SECRET_KEY", "DATABASE_URL", "REDIS_URL"):
         assert value not in sentence
 
 
