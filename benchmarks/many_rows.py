@@ -30,6 +30,7 @@ os.environ["ALLOWED_HOSTS"] = "testserver"
 os.environ["LLMAPI_LOG_LEVEL"] = "WARNING"
 django.setup()
 
+from django.core.cache import cache  # noqa: E402
 from django.db import connection  # noqa: E402
 from django.db.models import Count  # noqa: E402
 from django.test import Client  # noqa: E402
@@ -133,7 +134,10 @@ def cases() -> Iterator[Case]:
     user = User.objects.get(pk=busiest[0]["user"])
     quiet = User.objects.get(pk=list(busiest)[-1]["user"])
     yield from admin_cases(user, quiet)
+    yield from dashboard_cases()
+    yield from page_cases(user)
     yield from usage_cases(user)
+    yield from stored_cases(user)
 
 
 def admin_cases(user: User, quiet: User) -> Iterator[Case]:
@@ -186,18 +190,75 @@ def admin_cases(user: User, quiet: User) -> Iterator[Case]:
         else:
             questions["search: id of a conversation"] = {"q": completion.conversation.public_id}
             questions["sorted by title"] = {"o": "1"}
+            questions["unreviewed"] = {"reviewed": "no"}
+            questions["unreviewed, of a user"] = {"reviewed": "no", "user": user.username}
+            questions["score 1"] = {"score": "1"}
         for name, query in questions.items():
             yield Case(f"admin, {model}s: {name}", page(client, model, query))
 
 
 def page(client: Client, model: str, query: dict[str, str]) -> Callable[[], None]:
-    path = f"/admin/conversations/{model}/?{urlencode(query)}"
+    return got(client, f"/admin/conversations/{model}/?{urlencode(query)}")
+
+
+def got(client: Client, path: str) -> Callable[[], None]:
+    """Anew, whatever is remembered of the last time."""
 
     def ask() -> None:
+        cache.clear()
         answer = client.get(path)
         assert answer.status_code == 200, (path, answer.status_code)
 
     return ask
+
+
+def dashboard_cases() -> Iterator[Case]:
+    client = Client()
+    client.force_login(User.objects.get(username="many-rows-staff"))
+    for span in ("24h", "7d", "30d", "90d"):
+        yield Case(f"admin, dashboard: {span}", got(client, f"/admin/?range={span}"))
+    for model in ("user", "apikey"):
+        yield Case(f"admin, {model}s with usage", got(client, f"/admin/accounts/{model}/"))
+
+
+def page_cases(user: User) -> Iterator[Case]:
+    """The pages of the user who asked most."""
+    client = Client()
+    client.force_login(user)
+    conversation = user.conversations.order_by("-pk")[0]
+    since = f"{timezone.now() - timedelta(days=60):%Y-%m-%d}"
+    for path in (
+        "/",
+        "/keys/",
+        *(f"/usage/?range={span}&by=model" for span in ("24h", "7d", "30d", "90d")),
+        "/usage/?range=90d&by=key",
+        "/history/",
+        "/history/?q=garden",
+        "/history/?q=xylophone",
+        f"/history/?since={since}&until={since}",
+        "/history/?model=medical",
+        f"/history/{conversation.public_id}/",
+        "/history/requests/",
+        "/history/requests/?q=xylophone",
+        "/history/requests/?kind=embedding",
+        "/history/requests/?model=medical",
+    ):
+        name = path.replace(conversation.public_id, "conv_...").replace(since, "DAY")
+        yield Case(f"page {name}", got(client, path))
+
+
+def stored_cases(user: User) -> Iterator[Case]:
+    client = api_client(user)
+    chats = "/v1/chat/completions"
+    for query in (
+        "limit=20",
+        "limit=100&order=desc",
+        "model=medical",
+        "status=failed",
+        "metadata[a]=b",
+    ):
+        yield Case(f"GET {chats}?{query}", got(client, f"{chats}?{query}"))
+    yield Case("GET /v1/conversations", got(client, "/v1/conversations"))
 
 
 def usage_cases(user: User) -> Iterator[Case]:
