@@ -1,6 +1,7 @@
 """LoRA adapters beside the base model: the same numbers as peft's, any mixture in one batch."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -276,6 +277,20 @@ def test_one_that_cannot_be_served_says_why(
     with pytest.raises(AssertionError, match=sentence):
         raise AssertionError(failed.message)
     assert "no longer served" in drive(engine, ask("r", [1, 2], adapter="bad")).failed["r"]
+
+
+def test_settings_of_older_peft_that_are_off_are_passed_over_without_a_word(
+    tiny_dir: Path, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    """As all of Chinese-Alpaca's adapters have them. (A warning would be an error here.)"""
+    path = Path(shutil.copytree(adapters["small"], tmp_path / "old"))
+    file = path / "adapter_config.json"
+    old = json.loads(file.read_text()) | {"enable_lora": None, "merge_weights": False}
+    file.write_text(json.dumps(old))
+    serving(tiny_dir, {"old": path})
+    file.write_text(json.dumps(old | {"of_next_year": 5}))
+    with pytest.warns(UserWarning, match=r"\['of_next_year'\]"):
+        serving(tiny_dir, {"newer": path})
 
 
 def test_a_directory_that_is_gone_is_not_looked_for_on_the_hub(

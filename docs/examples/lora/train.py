@@ -10,6 +10,7 @@ there.
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 HERE = Path(__file__).parent
 EMBEDDED = "HuggingFaceTB/SmolLM2-135M-Instruct"
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 IGNORED = -100
 """The label of tokens that are not learned: transformers' loss leaves them out."""
 
@@ -41,16 +43,24 @@ class Example(NamedTuple):
 
 def main() -> None:
     options = arguments()
+    pairs = read_pairs(options.pairs)
     torch.manual_seed(options.seed)
     torch.set_num_threads(options.threads)
     directory = options.base_model or embedded_model()
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    if not Path(directory).is_dir() and not HUB_ID.fullmatch(str(directory)):
+        raise SystemExit(f"There is no model at '{directory}' (--base_model): no such directory.")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"'{directory}' (--base_model) has no tokenizer: {error}") from error
     if not tokenizer.chat_template:
         raise SystemExit(f"The tokenizer in '{directory}' has no chat template to train with.")
-    pairs = [json.loads(line) for line in options.pairs.read_text(encoding="utf-8").splitlines()]
     examples = [as_example(tokenizer, pair["instruction"], pair["answer"]) for pair in pairs]
 
-    base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    try:
+        base = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"'{directory}' (--base_model) cannot be loaded: {error}") from error
     model = get_peft_model(base, lora_config(options.rank))
     model.print_trainable_parameters()
     train(model, examples, options)
@@ -75,6 +85,34 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
+
+
+def read_pairs(path: Path) -> list[dict[str, str]]:
+    """What there is to learn; a file that does not hold that ends the program with a sentence."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SystemExit(f"'{path}' (--pairs) cannot be read: {reason}.") from error
+    pairs: list[dict[str, str]] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            pair = json.loads(line)
+        except ValueError:
+            pair = None
+        if not isinstance(pair, dict) or not all(
+            isinstance(pair.get(name), str) for name in ("instruction", "answer")
+        ):
+            raise SystemExit(
+                f"'{path}' (--pairs), line {number}, is no JSON object with the strings "
+                "'instruction' and 'answer'."
+            )
+        pairs.append(pair)
+    if not pairs:
+        raise SystemExit(f"'{path}' (--pairs) is empty.")
+    return pairs
 
 
 def embedded_model() -> Path:
