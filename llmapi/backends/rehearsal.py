@@ -27,7 +27,7 @@ def template_obstacle(encoder: PromptEncoder) -> str | None:
         # In whatever case: a template may well shout.
         if QUESTION[0].text.casefold() in text.casefold():
             return None
-        reason = "leaves out what the user says: is a variable misspelt? (The chat is 'messages'.)"
+        reason = "leaves out what the user says (is a variable misspelt? The chat is 'messages')"
     return f"{named(encoder)} {reason.rstrip('.')}. {remedy(encoder)}"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from transformers import LlamaTokenizer
 
@@ -272,7 +273,10 @@ def test_a_file_that_cannot_write_any_chat_stops_the_start(tmp_path, source, sai
     ("source", "said"),
     [
         ("{{ mesages[0].content }}", "UndefinedError: 'mesages' is undefined. "),
-        ("{% for m in mesages %}{{ m.content }}{% endfor %}", "leaves out what the user says: "),
+        (
+            "{% for m in mesages %}{{ m.content }}{% endfor %}",
+            "leaves out what the user says (is a variable misspelt? ",
+        ),
         ("{% for m in messages %}", "TemplateSyntaxError: "),
         ("{% include 'other.jinja' %}", "TypeError: no loader"),
         ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero. "),
@@ -310,7 +314,7 @@ async def test_a_template_that_breaks_over_a_request_is_the_operators_fault(
     tokenizer.save_pretrained(tmp_path)
     engine.tokenizer = tmp_path
     told = []
-    await asyncio.to_thread(start, report=told.append)
+    await sync_to_async(start)(report=told.append)
     (warning,) = (line for line in told if line.startswith("WARNING"))
     assert "refuses a chat with a system message and two questions: No system here" in warning
     assert (await asker.chat(messages=[{"role": "user", "content": "four"}]))["model"] == "base"
