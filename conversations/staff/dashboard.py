@@ -1,10 +1,10 @@
 """How the server does: figures of now and today, and charts over time."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from django.core.cache import cache
 from django.db.models.functions import Now
@@ -16,7 +16,6 @@ from conversations.charts import Chart, Series
 from conversations.models import Completion, ServerProcess
 from conversations.services import HEARTBEAT_DEAD_AFTER_S
 from conversations.usage import (
-    Group,
     Usage,
     UsageQuery,
     Width,
@@ -25,6 +24,8 @@ from conversations.usage import (
     total,
     usage,
 )
+
+Name = TypeVar("Name")
 
 CACHED_S = 60
 """Sums over months are the same a moment later, and every sign-in of staff ends on this page."""
@@ -130,8 +131,10 @@ def figures(chosen: Range) -> Figures:
     # A request that comes this very moment belongs to it too.
     span = UsageQuery(start=starts[0], end=now + timedelta(seconds=1), width=chosen.width)
     sums: dict[datetime, Usage] = defaultdict(Usage)
-    for row in usage(span):
+    models: dict[str, Usage] = defaultdict(Usage)
+    for row in usage(replace(span, group_by=("model",))):  # one reading for both
         sums[chosen.start_of(row.start)].add(row.usage)
+        models[row.group["model"]].add(row.usage)
     users: dict[datetime, set[int]] = defaultdict(set)
     for start, active in active_users(span).items():
         users[chosen.start_of(start)] |= active
@@ -141,8 +144,8 @@ def figures(chosen: Range) -> Figures:
         today=total(today),
         users_today=len(today),
         charts=_charts(chosen, starts, sums, users),
-        users=_named_users(_top(span, "user")),
-        models=[Top(str(name), used, share) for name, used, share in _top(span, "model")],
+        users=_busiest_users(span),
+        models=[Top(name, used, share) for name, used, share in _top(models)],
     )
 
 
@@ -194,16 +197,15 @@ def _charts(
     ]
 
 
-def _top(span: UsageQuery, by: Group) -> list[tuple[Any, Usage, int]]:
-    """(name, sums, share of the first's tokens in percent) of the busiest, by tokens."""
-    rows = usage(replace(span, width=None, group_by=(by,)))
-    rows.sort(key=lambda row: (-row.usage.total_tokens, -row.usage.requests))
-    most = max(rows[0].usage.total_tokens, 1) if rows else 1
-    return [
-        (row.group[by], row.usage, round(100 * row.usage.total_tokens / most)) for row in rows[:TOP]
-    ]
-
-
-def _named_users(top: list[tuple[Any, Usage, int]]) -> list[Top]:
+def _busiest_users(span: UsageQuery) -> list[Top]:
+    rows = usage(replace(span, width=None, group_by=("user",)))
+    top = _top({row.group["user"]: row.usage for row in rows})
     names = User.objects.in_bulk([pk for pk, _, _ in top])
     return [Top(names[pk].get_username(), used, share) for pk, used, share in top]
+
+
+def _top(sums: Mapping[Name, Usage]) -> list[tuple[Name, Usage, int]]:
+    """(name, sums, share of the first's tokens in percent) of the busiest, by tokens."""
+    order = sorted(sums.items(), key=lambda pair: (-pair[1].total_tokens, -pair[1].requests))
+    most = max((used.total_tokens for used in sums.values()), default=0) or 1
+    return [(name, used, round(100 * used.total_tokens / most)) for name, used in order[:TOP]]
