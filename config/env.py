@@ -214,10 +214,11 @@ class ServerSettings(BaseSettings):
     )
     keep_usage_days: int | None = Field(
         None,
-        ge=1,
+        ge=32,  # budgets of a month are counted from these rows
         le=36500,
         description="Requests older than this are deleted, and what was used with them. At least "
-        "LLMAPI_KEEP_TEXT_DAYS. Default: kept for ever.",
+        "LLMAPI_KEEP_TEXT_DAYS, and at least 32: budgets of a month are counted from them. "
+        "Default: kept for ever.",
     )
 
     # ---- limits of users that have none of their own ---------------------------------------------

@@ -7,7 +7,6 @@ Plain synchronous functions; database errors (django.db.Error) reach the caller.
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from django.contrib.admin.models import LogEntry
@@ -40,7 +39,7 @@ def completion_erase(completion_pk: int) -> None:
 
     One transaction; an erased one is left as it is. Raises Completion.DoesNotExist, StillRunning.
     """
-    with _erasing():
+    with write_transaction():
         completion = Completion.objects.select_for_update().get(pk=completion_pk)
         if completion.status == Status.RUNNING:
             raise StillRunning(f"{completion} is still running.")
@@ -86,7 +85,7 @@ def trees_erase(trees: models.QuerySet[Conversation], *, running_too: bool = Fal
     """
     while True:
         try:
-            with _erasing():
+            with write_transaction():
                 return _trees_erase(trees, running_too)
         except _TreeGrew:
             continue
@@ -94,7 +93,7 @@ def trees_erase(trees: models.QuerySet[Conversation], *, running_too: bool = Fal
 
 def completions_erase(completions: models.QuerySet[Completion]) -> int:
     """Erases requests that have no conversation, in one transaction; returns how many."""
-    with _erasing():
+    with write_transaction():
         pks = list(
             completions.filter(conversation=None)
             .select_for_update()
@@ -171,22 +170,28 @@ def _prune_branch(conversation_pk: int, erased: Completion) -> None:
     messages.filter(completion=erased.pk).update(completion=None)
     if not parents:
         _unname(Conversation, [conversation_pk])
+    titles = set()
     for start in range(0, len(gone), COMPLETIONS_AT_ONCE):
         leaves = Message.objects.filter(pk__in=gone[start : start + COMPLETIONS_AT_ONCE])
+        titles |= {_title_of(message) for message in leaves.filter(role="user")}
         leaves._raw_delete(leaves.db)
     if not parents:
         Conversation.objects.filter(pk=conversation_pk).delete()
-    elif gone:
-        _retitle(conversation_pk)
+    else:
+        _retitle(conversation_pk, titles - {""})
 
 
-def _retitle(conversation_pk: int) -> None:
-    """A title repeats the first words of a chat, which may be gone."""
+def _retitle(conversation_pk: int, gone: set[str]) -> None:
+    """A title that repeats the words of a message that is gone becomes that of the first one left.
+    One that its owner gave stays."""
     messages = Message.objects.filter(conversation=conversation_pk, choice_index=None)
     first = messages.filter(role="user").order_by("depth", "pk").first()
-    title = tree.title_of([tree.NewMessage(first.role, first.content)]) if first else ""
-    kept = Conversation.objects.filter(pk=conversation_pk)
-    kept.exclude(title="").exclude(title=title).update(title=title)
+    kept = Conversation.objects.filter(pk=conversation_pk, title__in=gone)
+    kept.update(title=_title_of(first) if first else "")
+
+
+def _title_of(message: Message) -> str:
+    return tree.title_of([tree.NewMessage(message.role, message.content)])
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -228,13 +233,3 @@ def batches(rows: models.QuerySet[Any], size: int) -> Iterator[list[int]]:
             return
         yield pks
         last_pk = pks[-1]
-
-
-@contextmanager
-def _erasing() -> Iterator[None]:
-    """A transaction after which SQLite's file has zeros where the text was."""
-    if connection.vendor == "sqlite":
-        with connection.cursor() as cursor:
-            cursor.execute("PRAGMA secure_delete = ON")
-    with write_transaction():
-        yield

@@ -90,6 +90,15 @@ class ItemContentField(StrictField):
         return self.text.run_validation(data["text"])
 
 
+class ItemsSerializer(serializers.ListSerializer):
+    """Items, none of which is null: `allow_null` is of the list, and DRF hands it on."""
+
+    def run_child_validation(self, data: Any) -> Any:
+        if data is None:
+            raise serializers.ValidationError({"non_field_errors": ["May not be null."]})
+        return super().run_child_validation(data)
+
+
 class ItemSerializer(StrictSerializer):
     """One message. Everything else that the Responses API calls an item is refused by name."""
 
@@ -110,6 +119,9 @@ class ItemSerializer(StrictSerializer):
                 code="unsupported_parameter",
             )
         return super().to_internal_value(data)
+
+    class Meta:
+        list_serializer_class = ItemsSerializer
 
     def validate_role(self, role: str) -> str:
         if role not in MessageSerializer.roles:

@@ -50,6 +50,15 @@ def test_stop_keeps_what_came_and_the_row_says_cancelled(alice, sql) -> None:
     assert alice.chat("Go on") == "Go on"
 
 
+def test_a_new_chat_may_begin_in_the_middle_of_an_answer(alice) -> None:
+    alice.say(LONG)
+    alice.until(lambda: alice.answers() and "word5" in alice.answers()[0], "the first words come")
+    alice.click("#new-chat")
+    assert alice.answers() == []
+    assert alice.chat("Another one") == "Another one"
+    assert alice.answers() == ["Another one"]
+
+
 def test_hostile_text_is_shown_and_never_runs(alice) -> None:
     answer = alice.chat(HOSTILE)
     assert '<img src=x onerror="window.hacked = 1">' in answer

@@ -8,6 +8,7 @@ import pytest
 from conversations.erasing import StillRunning, completion_erase, conversation_erase, user_erase
 from conversations.models import Completion, CompletionContent, Conversation, Message
 from conversations.services import completions_flush, processes_sweep
+from conversations.titles import conversation_rename
 from tests.conversations.marked import A1, MARK, U1, U2, U3, everything_said_by, places_of
 
 A2 = ("assistant", f"{MARK} four")
@@ -58,6 +59,14 @@ def test_last_turn_goes_and_leaves_the_others(alice, history) -> None:
     second = history.say(alice, [U1, A1, U2], A2[1])
     completion_erase(second.pk)
     assert said(Conversation.objects.get()) == [U1[1], A1[1]]
+
+
+def test_a_name_that_the_owner_gave_stays(alice, history) -> None:
+    history.say(alice, [U1], A1[1])
+    second = history.say(alice, [U1, A1, U2], A2[1])
+    conversation_rename(Conversation.objects.get(), "My own name")
+    completion_erase(second.pk)
+    assert Conversation.objects.get().title == "My own name"
 
 
 def test_of_two_answers_to_one_question_one_goes(alice, history) -> None:

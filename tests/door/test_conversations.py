@@ -33,6 +33,7 @@ REFUSED_ITEMS = [
     ({**USER, "phase": "commentary"}, "items[0].phase", "unsupported_parameter"),
     ({**USER, "name": "x"}, "items[0].name", "unknown_parameter"),
     ("Hello", "items[0]", None),
+    (None, "items[0]", None),
 ]
 
 

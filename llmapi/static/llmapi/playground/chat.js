@@ -36,6 +36,8 @@ export class Chat {
 
   clear() {
     this.stop();
+    this.#running = null; // what still comes of that answer is nobody's
+    this.thread.setAttribute("aria-busy", "false");
     this.#cut(0);
     this.conversation = null;
     this.#opening = null;
@@ -104,6 +106,7 @@ export class Chat {
   }
 
   #hear(answer, event, told) {
+    if (!this.messages.includes(answer)) return; // a new chat was begun meanwhile
     if (event.text !== undefined) {
       told.lastAt = performance.now();
       told.firstAt ??= told.lastAt;
