@@ -211,7 +211,7 @@ def _row(cells: Sequence[Any]) -> str:
 
 def _cell(value: Any) -> Any:
     """A text that a spreadsheet would take for a formula gets a ' before it."""
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
+    if isinstance(value, str) and value.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r")):
         return f"'{value}"
     return value
 

@@ -90,21 +90,41 @@ def conversation_of(request: HttpRequest, conversation_id: str) -> dict[str, Any
     except NotFound as error:
         raise Http404 from error
     said = messages_in_order(path_of(conversation.pk))
+    made_by = Completion.objects.in_bulk([message.completion_id for message in said])
     return {
         "id": conversation.public_id,
         "model": last_model(conversation),
-        "messages": [message_of(message) for message in said if message.content is not None],
+        "messages": [
+            message_of(message, made_by.get(message.completion_id))
+            for message in said
+            if message.content is not None
+        ],
     }
 
 
-def message_of(message: Message) -> dict[str, Any]:
-    """`content` is what is sent again, so that the history is recognised; `text` what is shown."""
-    return {
+def message_of(message: Message, made_by: Completion | None) -> dict[str, Any]:
+    """`content` is what is sent again, so that the history is recognised; `text` what is shown.
+    Of an answer also its model, and what the page told of it when it came."""
+    shown = {
         "role": message.role,
         "name": message.name,
         "content": message.content,
         "text": readable(message.content),
     }
+    if made_by is None:
+        return shown
+    tokens = {
+        "prompt_tokens": made_by.prompt_tokens,
+        "completion_tokens": made_by.completion_tokens,
+    }
+    is_whole = made_by.status == Completion.Status.COMPLETED
+    told = {
+        "isStopped": made_by.status == Completion.Status.CANCELLED,
+        "isInterrupted": not is_whole and made_by.status != Completion.Status.CANCELLED,
+        "finish": message.finish_reason,
+        "usage": tokens if is_whole else None,
+    }
+    return {**shown, "model": made_by.model, "told": told}
 
 
 def last_model(conversation: Conversation) -> str | None:

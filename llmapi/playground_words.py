@@ -24,6 +24,7 @@ def words() -> dict[str, str]:
         "rate": _("{rate} tokens/s"),
         "first": _("first after {seconds} s"),
         "stopped": _("stopped"),
+        "interrupted": _("interrupted"),
         "cut": _("cut off at the longest answer"),
         "stopped_early": _("Stopped before the first word."),
         "empty_answer": _("The model ended its answer without a word."),

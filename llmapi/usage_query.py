@@ -12,6 +12,7 @@ from django.utils import timezone
 from conversations.usage import WIDTHS, Group, Width, bucket_start
 from llmapi.errors import InvalidRequest, UnknownParameter
 
+EPOCH = datetime.fromtimestamp(0, UTC)
 BUCKETS: Mapping[str, Width] = {"1h": "hour", "1d": "day"}
 DEFAULT_LIMIT: Mapping[Width, int] = {"hour": 24, "day": 7}
 LARGEST_LIMIT: Mapping[Width, int] = {"hour": 168, "day": 31}
@@ -71,7 +72,7 @@ def read_question(query: QueryDict) -> UsageQuestion:
         start = _time("start_time", values["start_time"])
     if start >= end:
         raise InvalidRequest("Must be before 'end_time' (default: now).", param="start_time")
-    start = bucket_start(start, width)
+    start = max(bucket_start(start, width), EPOCH)
     if "page" in values:
         start = _page(values["page"], start, end, width)
     return UsageQuestion(
@@ -152,5 +153,5 @@ def _page(text: str, start: datetime, end: datetime, width: Width) -> datetime:
 def _groups(names: list[str]) -> tuple[Group, ...]:
     for name in names:
         if name not in GROUPS:
-            raise InvalidRequest(f"Must be of {', '.join(GROUPS)}.", param="group_by")
+            raise InvalidRequest(f"Must be one of {', '.join(GROUPS)}.", param="group_by")
     return tuple(dict.fromkeys(GROUPS[name] for name in names))

@@ -84,7 +84,9 @@ class EchoBackend(Backend):
                 )
             if (options.best_of or 1) > (options.n or 1):
                 raise UnsupportedParameter("The echo backend cannot compare.", param="best_of")
-            max_tokens = CONTEXT_LENGTH if options.max_tokens is None else options.max_tokens
+            # Left out: it never says more than it heard.
+            longest = max(len(self.words(prompt)) for prompt in prompts)
+            max_tokens = max(longest, 1) if options.max_tokens is None else options.max_tokens
             work = GenerateRequest(
                 request_id,
                 user,

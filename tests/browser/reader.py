@@ -110,9 +110,9 @@ class Reader:
     def questions(self) -> list[str]:
         return self.texts(".pg-message[data-role=user] .pg-text")
 
-    def facts(self) -> str:
-        """What stands below the last answer."""
-        return self.texts(".pg-message[data-role=assistant] .pg-facts")[-1]
+    def facts(self, number: int = -1) -> str:
+        """What stands below an answer, the last one if none is named."""
+        return self.texts(".pg-message[data-role=assistant] .pg-facts")[number]
 
     def is_idle(self) -> bool:
         return not self.js("return document.querySelector('[data-busy]') !== null")

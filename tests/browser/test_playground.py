@@ -50,6 +50,23 @@ def test_stop_keeps_what_came_and_the_row_says_cancelled(alice, sql) -> None:
     assert alice.chat("Go on") == "Go on"
 
 
+def test_loaded_again_the_page_tells_what_became_of_each_answer(alice, sql) -> None:
+    alice.chat("one two")
+    alice.say(LONG)
+    alice.until(lambda: len(alice.answers()) > 1 and "word5" in alice.answers()[1], "words come")
+    alice.press(Keys.ESCAPE)
+    alice.until(alice.is_idle, "it stopped")
+
+    def last_status() -> object:
+        return sql("SELECT status FROM conversations_completion ORDER BY id DESC LIMIT 1")[0][0]
+
+    until(lambda: last_status() == "cancelled", "the row says that it was cancelled")
+    alice.open(alice.driver.current_url.removeprefix(alice.url))
+    assert alice.texts("#thread .pg-message[data-role=assistant] .pg-who") == ["echo", "echo"]
+    assert "2 tokens in, 2 out" in alice.facts(0)
+    assert "stopped" in alice.facts(1)
+
+
 def test_a_new_chat_may_begin_in_the_middle_of_an_answer(alice) -> None:
     alice.say(LONG)
     alice.until(lambda: alice.answers() and "word5" in alice.answers()[0], "the first words come")

@@ -91,6 +91,8 @@ class Command(BaseCommand):
             self.stderr.write(f"User {username!r} was made; it has no password.")
         if not user.is_active:
             self.stderr.write(f"User {username!r} is not active, so the key is refused for now.")
+        if scope == [Scope.ADMIN] and not user.is_staff:
+            self.stderr.write(f"User {username!r} is not staff, so the key opens nothing for now.")
         for namesake in namesakes:
             self.stderr.write(f"There is another key of this name, {namesake.masked}.")
         settings = connection.settings_dict

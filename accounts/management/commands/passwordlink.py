@@ -31,4 +31,9 @@ class Command(BaseCommand):
             f"By this link {username!r} sets a password, once, within {days} days. "
             "Whoever has it can do so: hand it over in person, or by a channel that you trust."
         )
+        if not settings.LLMAPI.public_url:
+            self.stderr.write(
+                "If users reach the server at another address than this link's (behind a proxy, or "
+                "with --port), set LLMAPI_PUBLIC_URL."
+            )
         self.stdout.write(links.own_address() + path)

@@ -53,7 +53,10 @@ export class Chat {
       this.#opening = messages[0];
       this.parameters.system = messages[0].text;
     }
-    for (const message of isOpening ? messages.slice(1) : messages) this.#add(message);
+    for (const message of isOpening ? messages.slice(1) : messages) {
+      this.#add(message);
+      if (message.told) message.view.setFacts(this.#facts(message.told));
+    }
     this.#offerActions();
     this.onChange();
     this.following.toEnd();
@@ -145,6 +148,7 @@ export class Chat {
     answer.text = answer.content;
     answer.view.isBusy = false;
     answer.view.show(answer.content);
+    told.isInterrupted = refusal !== null;
     answer.view.setFacts(this.#facts(told));
     if (!answer.content && (refusal || told.isStopped)) this.#cut(this.messages.length - 1);
     this.#offerActions();
@@ -155,10 +159,12 @@ export class Chat {
     this.following.follow();
   }
 
-  #facts({ usage, finish, began, firstAt, lastAt, isStopped }) {
+  // Of an answer that was loaded there are no times.
+  #facts({ usage, finish, began, firstAt, lastAt, isStopped, isInterrupted }) {
     const { parts } = this;
     const facts = [];
     if (isStopped) facts.push({ badge: parts.say("stopped"), tone: "warn" });
+    if (isInterrupted) facts.push({ badge: parts.say("interrupted"), tone: "warn" });
     if (finish === "length") facts.push({ badge: parts.say("cut"), tone: "warn" });
     if (usage) {
       const { prompt_tokens: prompt, completion_tokens: answer } = usage;
