@@ -43,6 +43,5 @@ class ClosingHandler(ASGIHandler):
         await sync_to_async(connections.close_all, thread_sensitive=True)()
 
 
-application = door_before(
-    ASGIStaticFilesHandler(Seated(ClosingHandler(), settings.LLMAPI.max_views))
-)
+views: Any = Seated(ClosingHandler(), settings.LLMAPI.max_views)
+application = door_before(ASGIStaticFilesHandler(views))

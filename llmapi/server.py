@@ -69,8 +69,8 @@ class DoorServer(Server):
     async def has_room(self, protocol: Any) -> None:
         """Waits until most of what was written is on its way. daphne never does: of an export, all
         that a slow client has not read yet would be in memory. (Events are small. Whoever sends
-        them goes on, so that no client keeps a request from its end by reading slowly.) One that reads
-        nothing is broken off: what is waiting for it is somebody's memory."""
+        them goes on, so that no client keeps a request from its end by reading slowly.) One that
+        reads nothing is broken off."""
         least, moved_at = None, time.monotonic()
         while not protocol.finished and protocol.channel is not None:
             transport = protocol.channel.transport
