@@ -11,6 +11,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from accounts import keys
+from accounts.errors import RateLimitExceeded
 from accounts.models import ApiKey, Scope, User
 
 ANONYMOUS_USERNAME = "anonymous"
@@ -21,6 +22,8 @@ PLAYGROUND_KEYS = 5
 """Of one user at once: one for each page that is open."""
 
 PLAYGROUND_KEY_LIVES = timedelta(hours=1)
+PLAYGROUND_KEYS_MADE = 60
+"""Of one user within an hour: a page asks for one an hour."""
 
 
 class KeyLimits(TypedDict, total=False):
@@ -155,9 +158,11 @@ def limits_of(key: ApiKey) -> KeyLimits:
 
 def playground_key_create(user: User) -> str:
     """A key for chats alone, for an hour, that no list of keys shows; returns its text. Of those
-    that the user has, the newest few go on working.
+    that the user has, the newest few go on working; old ones with which nothing was asked are
+    deleted.
 
-    Raises ValidationError for the anonymous user and for one who is not active.
+    Raises ValidationError for the anonymous user and for one who is not active, and
+    RateLimitExceeded for who asks for too many.
     """
     if not user.is_active:
         raise ValidationError("This account is not active.")
@@ -170,7 +175,18 @@ def playground_key_create(user: User) -> str:
         created_by=user,
         for_playground=True,
     )
+    made = ApiKey.objects.filter(user=user, for_playground=True)
+    recent = made.filter(created_at__gt=now - PLAYGROUND_KEY_LIVES)
+    if recent.count() >= PLAYGROUND_KEYS_MADE:
+        raise RateLimitExceeded(
+            "The playground has made too many keys for this account within an hour. Try again "
+            "later.",
+            kind="requests",
+            retry_after_s=120,
+        )
     with transaction.atomic():
+        # A minute more, for a request that may just be using one.
+        made.filter(last_used_at=None, expires_at__lt=now - timedelta(minutes=1)).delete()
         text = key_issue(key)
         alive = ApiKey.objects.filter(
             user=user, for_playground=True, revoked_at=None, expires_at__gt=now

@@ -8,17 +8,20 @@ from typing import Any
 
 import django
 from asgiref.sync import sync_to_async
+from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 
 django.setup(set_prefix=False)
 
+from llmapi.places import Seated  # noqa: E402
 from llmapi.routing import application as door_before  # noqa: E402
 
 
 class ClosingHandler(ASGIHandler):
-    """Closes the database connections that a request opened.
+    """Closes the database connections that a request opened, before its answer begins: a client
+    that reads slowly holds none.
 
     Django runs the views of each request on a thread of its own, which then ends; with
     CONN_MAX_AGE=None (for the door's executor threads, which live on) its connection would be left
@@ -29,8 +32,16 @@ class ClosingHandler(ASGIHandler):
         try:
             await super().handle(scope, receive, send)
         finally:
-            # thread-sensitive: on the very thread that the views ran on
-            await sync_to_async(connections.close_all, thread_sensitive=True)()
+            await self.close_connections()
+
+    async def send_response(self, response: Any, send: Any) -> None:
+        await self.close_connections()
+        await super().send_response(response, send)
+
+    async def close_connections(self) -> None:
+        # thread-sensitive: on the very thread that the views ran on
+        await sync_to_async(connections.close_all, thread_sensitive=True)()
 
 
-application = door_before(ASGIStaticFilesHandler(ClosingHandler()))
+views: Any = Seated(ClosingHandler(), settings.LLMAPI.max_views)
+application = door_before(ASGIStaticFilesHandler(views))

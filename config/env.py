@@ -171,6 +171,13 @@ class ServerSettings(BaseSettings):
     max_body_bytes: int = Field(
         8 * 1024 * 1024, ge=1024, description="Longest request body; past it, 413."
     )
+    max_views: int = Field(
+        16,
+        ge=1,
+        le=1000,
+        description="Requests at once of all that is no completion: pages, the admin, history and "
+        "usage by API. Each has a database connection; others wait, past 256 of them 503.",
+    )
     shutdown_timeout_s: float = Field(
         30.0, ge=0, le=3600, description="How long running streams may go on after SIGTERM."
     )

@@ -1,8 +1,10 @@
 """Long answers of Django's views, made piece by piece."""
 
 import asyncio
+import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from weakref import WeakSet
 
 from django.db import connections
 from django.http import StreamingHttpResponse
@@ -10,18 +12,41 @@ from django.http import StreamingHttpResponse
 PIECE_BYTES = 64 * 1024
 """As much as Django gives to the server at once; see also `DoorServer.handle_reply`."""
 
+OF_ONE_USER = 2
+"""Exports at once."""
 
-def streamed(lines: Iterable[str], *, content_type: str, filename: str) -> StreamingHttpResponse:
+threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="export")
+"""Of all exports together; each has one, and a connection, only while a piece is made."""
+
+
+class Export(StreamingHttpResponse):
+    """An answer to be kept as a file."""
+
+    def __init__(self, lines: Iterable[str], *, content_type: str, filename: str) -> None:
+        self.pieces = OnThreads(in_pieces(lines))
+        super().__init__(self.pieces, content_type=f"{content_type}; charset=utf-8")
+        self["Content-Disposition"] = f'attachment; filename="{filename}"'
+
+    def begin_for(self, user_pk: int) -> bool:
+        """Whether this user has not too many under way; then this is one of them until it was sent
+        or broken off."""
+        with under_way_lock:
+            own = [one for one in under_way if one.user_pk == user_pk and not one.is_over]
+            if len(own) >= OF_ONE_USER:
+                return False
+            self.pieces.user_pk = user_pk
+            under_way.add(self.pieces)
+        return True
+
+
+def streamed(lines: Iterable[str], *, content_type: str, filename: str) -> Export:
     """An answer to be kept as a file, of which no more than a piece or two are in memory.
 
-    `lines` may query the database while they are made. An error in the middle is raised, and the
-    server breaks off the connection: what came is never taken for the whole.
+    `lines` may query the database while they are made, and must keep no query open from one line
+    to the next. An error in the middle is raised, and the server breaks off the connection: what
+    came is never taken for the whole.
     """
-    response = StreamingHttpResponse(
-        OnAThread(in_pieces(lines)), content_type=f"{content_type}; charset=utf-8"
-    )
-    response["Content-Disposition"] = f'attachment; filename="{filename}"'
-    return response
+    return Export(lines, content_type=content_type, filename=filename)
 
 
 def in_pieces(lines: Iterable[str]) -> Iterator[bytes]:
@@ -37,26 +62,29 @@ def in_pieces(lines: Iterable[str]) -> Iterator[bytes]:
     yield b"".join(piece)
 
 
-class OnAThread:
-    """The same pieces, made on a thread of their own, each when the one before has been sent.
+class OnThreads:
+    """The same pieces, each made on one of the threads when the one before has been sent.
 
     Django would gather a plain iterator whole, in memory, before serving it asynchronously. It
-    calls `close` when the answer is over, also when the client left; the thread then ends its
-    query, and itself, without being waited for.
+    calls `close` when the answer is over, also when the client left; what made the pieces then
+    ends, without being waited for.
     """
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="export")
-        self._is_closed = False
+        self._lock = threading.Lock()
+        """Held by the thread that makes a piece: the client may leave meanwhile."""
 
-    def __aiter__(self) -> "OnAThread":
+        self.user_pk: int | None = None
+        self.is_over = False
+
+    def __aiter__(self) -> "OnThreads":
         return self
 
     async def __anext__(self) -> bytes:
         loop = asyncio.get_running_loop()
         try:
-            piece = await loop.run_in_executor(self._thread, next, self._pieces, None)
+            piece = await loop.run_in_executor(threads, self._next)
         except Exception:
             self.close()
             raise
@@ -66,15 +94,27 @@ class OnAThread:
         return piece
 
     def close(self) -> None:
-        if not self._is_closed:
-            self._is_closed = True
-            self._thread.submit(_end, self._pieces)
-            self._thread.shutdown(wait=False)
+        if not self.is_over:
+            self.is_over = True
+            threads.submit(self._end)
+
+    def _next(self) -> bytes | None:
+        with self._lock:
+            try:
+                return next(self._pieces, None)
+            finally:
+                connections.close_all()
+
+    def _end(self) -> None:
+        with self._lock:
+            try:
+                if hasattr(self._pieces, "close"):
+                    self._pieces.close()
+            finally:
+                connections.close_all()
 
 
-def _end(pieces: Iterator[bytes]) -> None:
-    try:
-        if hasattr(pieces, "close"):
-            pieces.close()
-    finally:
-        connections.close_all()
+under_way: "WeakSet[OnThreads]" = WeakSet()
+"""Of this process. One that is lost before it was sent counts no more either."""
+
+under_way_lock = threading.Lock()

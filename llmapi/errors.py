@@ -14,6 +14,7 @@ from django.core.exceptions import (
 )
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.utils.translation import gettext as _
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
@@ -314,6 +315,17 @@ def what_instead_of(path: str) -> str:
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.8)
     hint = f" Did you mean {names[nearest[0]]}?" if nearest else ""
     return f"There is no {path} here.{hint}"
+
+
+def overloaded(request: HttpRequest) -> HttpResponse:
+    error = ServerUnavailable(
+        "The server is busy with other requests. Try again in a moment.", code="overloaded"
+    )
+    if pages.wants_page(request):
+        return pages.error_page(
+            503, _("The server is busy"), _("Try again in a moment."), error.headers
+        )
+    return json_error(error)
 
 
 def server_error(request: HttpRequest) -> HttpResponse:

@@ -60,6 +60,8 @@ def new_key(request: HttpRequest) -> HttpResponse:
         return json_error(SignedOut("You are signed out."))
     try:
         text = playground_key_create(user)
+    except ApiError as error:
+        return json_error(error)
     except ValidationError as error:
         refusal = ApiError(" ".join(error.messages), code="no_key")
         return json_error(refusal)

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import socket
+import time
 from typing import Any, ClassVar
 
 from daphne.http_protocol import HTTPFactory, WebRequest
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 LARGE_PIECE = 32 * 1024
 MOST_WAITING = 512 * 1024
 """Bytes: from what size on a piece of an answer waits for room, and how much may lie before it."""
+
+STALLED_AFTER_S = 60.0
+"""Who takes nothing of such an answer for so long gets no more of it."""
 
 
 class DoorServer(Server):
@@ -65,11 +69,19 @@ class DoorServer(Server):
     async def has_room(self, protocol: Any) -> None:
         """Waits until most of what was written is on its way. daphne never does: of an export, all
         that a slow client has not read yet would be in memory. (Events are small. Whoever sends
-        them goes on, so that no client keeps a request from its end by reading slowly.)"""
+        them goes on, so that no client keeps a request from its end by reading slowly.) One that
+        reads nothing is broken off."""
+        least, moved_at = None, time.monotonic()
         while not protocol.finished and protocol.channel is not None:
             transport = protocol.channel.transport
             waiting = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
             if waiting <= MOST_WAITING or not transport.connected:
+                return
+            now = time.monotonic()
+            if least is None or waiting < least:
+                least, moved_at = waiting, now
+            elif now - moved_at > STALLED_AFTER_S:
+                protocol.channel.forceAbortClient()
                 return
             await asyncio.sleep(0.02)
 

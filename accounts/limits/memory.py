@@ -1,7 +1,9 @@
 """The counts of this process alone, exact under its threads."""
 
+import itertools
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -10,6 +12,12 @@ from accounts.limits.store import WINDOW_S, Check, Reading, Tally, Verdict
 
 Refusal = tuple[Check, int, float]
 
+TIDIED_EVERY_S = 3600.0
+"""What is known of a budget is worth keeping for a while: to read it again costs a query."""
+
+generations = itertools.count()
+"""None comes twice, so that no reading is taken for a later one of counts that were begun anew."""
+
 
 @dataclass(slots=True)
 class Budget:
@@ -17,7 +25,7 @@ class Budget:
 
     used: int | None = None
     reserved: dict[str, int] = field(default_factory=dict)
-    generation: int = 0
+    generation: int = field(default_factory=generations.__next__)
 
     def read(self, reading: Reading | None) -> None:
         if self.used is None and reading and reading.generation == self.generation:
@@ -26,7 +34,7 @@ class Budget:
     def settle(self, claim_id: str, tokens: int) -> None:
         self.reserved.pop(claim_id, None)
         if self.used is None:  # whoever reads just now may have read this one or not
-            self.generation += 1
+            self.generation = next(generations)
         else:
             self.used += tokens
 
@@ -44,7 +52,7 @@ class Counts:
     """Everything that is counted for one holder."""
 
     running: set[str] = field(default_factory=set)
-    window: dict[str, Admitted] = field(default_factory=dict)
+    window: OrderedDict[str, Admitted] = field(default_factory=OrderedDict)
     """Those of the last minute, the oldest first."""
 
     tokens: int = 0
@@ -55,13 +63,19 @@ class Counts:
 
     def pass_time(self, now: float) -> None:
         """Drop what has left the window."""
-        for claim_id in list(self.window):
-            if self.window[claim_id].at > now - WINDOW_S:
-                break
+        while self.window:
+            claim_id, admitted = next(iter(self.window.items()))
+            if admitted.at > now - WINDOW_S:
+                return
             self.drop(claim_id)
 
     def drop(self, claim_id: str) -> None:
         self.tokens -= self.window.pop(claim_id).tokens
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is counted but what a budget has used, which can be read again."""
+        return not (self.running or self.window or self.budget.reserved)
 
     def begin_period(self, budget_key: str) -> None:
         if self.budget_key != budget_key:
@@ -69,8 +83,10 @@ class Counts:
 
     def wait_for_requests(self, limit: int, now: float) -> float:
         """Until fewer than `limit` are in the window."""
-        times = [admitted.at for admitted in self.window.values()]
-        return times[len(times) - limit] + WINDOW_S - now if limit else 0.0
+        if not limit:
+            return 0.0
+        first = next(itertools.islice(self.window.values(), len(self.window) - limit, None))
+        return first.at + WINDOW_S - now
 
     def wait_for_tokens(self, room: int, now: float) -> float:
         """Until the window holds `room` tokens at most."""
@@ -100,10 +116,16 @@ class MemoryStore:
         self._clock = clock
         self._lock = threading.Lock()
         self._counts: dict[str, Counts] = {}
+        self._tidied_at = clock()
+
+    def __len__(self) -> int:
+        """Of how many holders anything is kept."""
+        return len(self._counts)
 
     def reserve(self, claim: Claim, readings: Mapping[str, Reading]) -> Verdict:
         with self._lock:
             now = self._clock()
+            self._tidy_all(now)
             counts = self._counts_of(claim, now)
             for share, own in zip(claim.shares, counts, strict=True):
                 own.budget.read(readings.get(share.budget_key))
@@ -155,7 +177,7 @@ class MemoryStore:
             for own in self._counts.values():
                 if own.budget_key in budget_keys:
                     own.budget.used = None
-                    own.budget.generation += 1
+                    own.budget.generation = next(generations)
 
     def forget_all(self) -> None:
         """`forget` for every budget: others have counted meanwhile."""
@@ -172,10 +194,21 @@ class MemoryStore:
         return found
 
     def _tidy(self, claim: Claim) -> None:
-        """Keep nothing of holders of whom nothing is counted."""
+        """Keep nothing of holders of whom nothing is counted or known."""
         for share in claim.shares:
-            if self._counts.get(share.holder.name) == Counts():
+            own = self._counts.get(share.holder.name)
+            if own is not None and own.is_idle and not own.budget_key:
                 del self._counts[share.holder.name]
+
+    def _tidy_all(self, now: float) -> None:
+        """Once in a while, the same of all holders, whatever is known of their budgets."""
+        if now - self._tidied_at < TIDIED_EVERY_S:
+            return
+        self._tidied_at = now
+        for name, own in list(self._counts.items()):
+            own.pass_time(now)
+            if own.is_idle:
+                del self._counts[name]
 
 
 def _first_refusal(claim: Claim, counts: list[Counts], now: float) -> Refusal:

@@ -11,6 +11,7 @@ from django.db import connection
 from django.utils import timezone
 
 from accounts import keys, services
+from accounts.errors import RateLimitExceeded
 from accounts.models import ApiKey, User
 
 
@@ -311,3 +312,31 @@ def test_revokekey_does_not_repeat_what_it_did_not_find(alice) -> None:
         with pytest.raises(CommandError, match="There is no such key"):
             manage("revokekey", wrong)
     assert ApiKey.objects.get().revoked_at is None
+
+
+@pytest.mark.django_db
+def test_old_playground_keys_are_deleted_unless_something_was_asked_with_them(alice) -> None:
+    texts = [services.playground_key_create(alice) for _ in range(3)]
+    used = ApiKey.objects.get(digest=keys.digest(texts[0]))
+    services.key_used(used)
+    other, _ = services.key_create(user=alice, expires_at=timezone.now() - timedelta(days=2))
+    ApiKey.objects.filter(for_playground=True).update(
+        created_at=timezone.now() - timedelta(hours=2),
+        expires_at=timezone.now() - timedelta(hours=1),
+    )
+    fresh = keys.digest(services.playground_key_create(alice))
+    kept = set(ApiKey.objects.values_list("digest", flat=True))
+    assert kept == {used.digest, other.digest, fresh}
+
+
+@pytest.mark.django_db
+def test_playground_makes_so_many_keys_an_hour_for_one_user(alice, monkeypatch) -> None:
+    monkeypatch.setattr(services, "PLAYGROUND_KEYS_MADE", 3)
+    for _ in range(3):
+        services.playground_key_create(alice)
+    with pytest.raises(RateLimitExceeded) as refused:
+        services.playground_key_create(alice)
+    assert refused.value.headers["Retry-After"] == "120"
+    services.playground_key_create(User.objects.create_user("bob"))
+    ApiKey.objects.update(created_at=timezone.now() - timedelta(hours=2))
+    services.playground_key_create(alice)

@@ -266,3 +266,20 @@ def test_same_script_sent_twice_counts_once(redis_server) -> None:
     assert ask(place, "a", 5, key).tallies[0].tokens == first.tallies[0].tokens == 5
     assert tally(place, key).reserved == 5
     store.close()
+
+
+def test_memory_keeps_nothing_of_holders_who_asked_long_ago() -> None:
+    place = InMemory()
+    others = [holder(pk=pk, **EVERY_LIMIT) for pk in range(1, 20)]
+    for key in others:
+        assert ask(place, f"of {key.pk}", 10, key, used=0).check is Check.PASSED
+    for key in others[1:]:
+        place.store.settle(claim_of(f"of {key.pk}", 10, key), 5)
+    place.pass_time(7200)
+    assert ask(place, "a", 10, holder(pk=99, requests_per_minute=1)).check is Check.PASSED
+    assert len(place.store) == 2  # this one, and the first, whose request is still running
+    assert tally(place, others[0]).running == 1
+    # What was used is read again, and by who asked before it was forgotten not taken.
+    stale = {f"{others[1].name}:2026-11": Reading(0, 0)}
+    assert place.store.reserve(claim_of("b", 10, others[1]), stale).check is Check.UNREAD
+    assert ask(place, "b", 10, others[1], used=5).tallies[0].used == 5

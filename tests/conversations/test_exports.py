@@ -11,6 +11,8 @@ import pytest
 from asgiref.sync import SyncToAsync, sync_to_async
 from django.contrib.auth.models import Group
 from django.db import connection, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from django.test import AsyncClient
 from django.test.utils import CaptureQueriesContext
 
@@ -18,7 +20,7 @@ from accounts.models import AuditEvent, User
 from accounts.services import key_create
 from conversations import exporting, reviews
 from conversations.models import Completion, Conversation
-from conversations.streaming import PIECE_BYTES, OnAThread, in_pieces, streamed
+from conversations.streaming import OF_ONE_USER, PIECE_BYTES, OnThreads, in_pieces, streamed
 
 CONVERSATIONS = "/admin/conversations/conversation/"
 COMPLETIONS = "/admin/conversations/completion/"
@@ -183,10 +185,75 @@ async def test_an_error_in_the_middle_is_not_an_end() -> None:
         yield "one\n"
         raise OSError("the database is gone")
 
-    pieces = OnAThread(in_pieces(lines()))
+    pieces = OnThreads(in_pieces(lines()))
     assert await anext(pieces) == b"one\n"
     with pytest.raises(OSError, match="gone"):
         await anext(pieces)
+
+
+async def test_an_export_under_way_holds_no_connection_and_its_threads_are_few(said) -> None:
+    opened: list[BaseDatabaseWrapper] = []
+    names = set()
+
+    def note(connection: BaseDatabaseWrapper, **kwargs: object) -> None:
+        opened.append(connection)
+        names.add(threading.current_thread().name)
+
+    def lines() -> Iterator[str]:
+        for _ in range(3):
+            yield str(Conversation.objects.count()) + "x" * PIECE_BYTES
+
+    exports = [OnThreads(in_pieces(lines())) for _ in range(12)]
+    connection_created.connect(note)
+    try:
+        for _ in range(2):
+            await asyncio.gather(*(anext(pieces) for pieces in exports))
+    finally:
+        connection_created.disconnect(note)
+    assert len(names) <= 4
+    assert len(opened) >= 12
+    assert not [connection for connection in opened if connection.connection is not None]
+    for pieces in exports:
+        pieces.close()
+
+
+async def test_a_client_may_leave_while_a_piece_is_made() -> None:
+    begun, go_on, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def lines() -> Iterator[str]:
+        try:
+            begun.set()
+            go_on.wait(10)
+            yield "one\n"
+        finally:
+            ended.set()
+
+    pieces = OnThreads(in_pieces(lines()))
+    coming = asyncio.ensure_future(anext(pieces))
+    await asyncio.to_thread(begun.wait, 10)
+    coming.cancel()
+    pieces.close()
+    go_on.set()
+    assert await asyncio.to_thread(ended.wait, 10)
+
+
+async def test_a_user_has_few_exports_under_way_and_others_theirs(officer, said) -> None:
+    query = f"{CONVERSATIONS}export/"
+    under_way = [await officer.post(query) for _ in range(OF_ONE_USER)]
+    refused = await officer.post(query, headers={"Accept": "text/html"})
+    assert (refused.status_code, refused["Retry-After"]) == (429, "60")
+    assert "under way" in refused.content.decode()
+    other = AsyncClient()
+    await other.aforce_login(await User.objects.aget(username="bob"))
+    assert "of bob" in await text_of(await other.get("/history/export/"))
+    first, *rest = under_way
+    await text_of(first)  # to its end: there is room for another
+    again = await officer.post(query)
+    assert (await officer.post(query)).status_code == 429
+    again.close()  # its client has left
+    assert "of bob" in await text_of(await officer.post(query))
+    for response in rest:
+        response.close()
 
 
 def test_nothing_to_export_is_an_empty_file(db) -> None:

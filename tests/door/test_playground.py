@@ -68,6 +68,15 @@ def test_of_many_keys_the_newest_few_go_on_working(alice) -> None:
     assert usable == {text[3:11] for text in texts[-PLAYGROUND_KEYS:]}
 
 
+def test_who_asks_for_too_many_keys_is_told_when_to_come_again(alice, monkeypatch) -> None:
+    monkeypatch.setattr("accounts.services.PLAYGROUND_KEYS_MADE", 1)
+    assert alice.post(KEY).status_code == 200
+    refused = alice.post(KEY)
+    assert (refused.status_code, ApiKey.objects.count()) == (429, 1)
+    assert refused.json()["error"]["code"] == "rate_limit_exceeded"
+    assert int(refused["Retry-After"]) <= 120
+
+
 def test_every_model_is_offered_with_what_it_answers_with(alice, monkeypatch) -> None:
     monkeypatch.setattr(models, "_aliases", {"gpt-4": "random"})
     offered = {model["id"]: model for model in config_of(alice.get("/playground/"))["models"]}

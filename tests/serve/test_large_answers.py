@@ -1,5 +1,6 @@
 """The server beneath Django: large answers wait for their readers, and are broken off by errors."""
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ PIECE = 64 * 1024
 # No Django: what is tried is between an ASGI application and the socket.
 APPLICATION = f"""
 import daphne.server  # installs the reactor
+import llmapi.server
 from llmapi.server import DoorServer, bind
 
 sent = 0
@@ -29,6 +31,8 @@ async def application(scope, receive, send):
     while sent < 2000:
         sent += 1
         await send({{"type": "http.response.body", "body": b"x" * {PIECE}, "more_body": True}})
+        if scope["path"] == "/stalled":
+            llmapi.server.STALLED_AFTER_S = 0.5
         if scope["path"] == "/broken" and sent >= 3:
             raise OSError("in the middle")
     await send({{"type": "http.response.body"}})
@@ -81,3 +85,16 @@ def test_an_answer_that_fails_in_the_middle_is_not_taken_for_whole(url) -> None:
     with pytest.raises((httpx.ReadError, httpx.RemoteProtocolError)):
         httpx.get(f"{url}/broken", timeout=10)
     assert sent(url) == 4
+
+
+def test_who_reads_nothing_of_a_large_answer_is_broken_off(url) -> None:
+    host, _, port = url.removeprefix("http://").partition(":")
+    with socket.create_connection((host, int(port))) as reader:
+        reader.sendall(f"GET /stalled HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        # Nobody waits for room any more.
+        until(lambda: sent(url) == 2000, "the end of the application")
+        got = 0
+        with contextlib.suppress(ConnectionResetError):
+            while piece := reader.recv(1 << 20):
+                got += len(piece)
+    assert got < 2000 * PIECE

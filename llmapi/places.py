@@ -1,0 +1,120 @@
+"""How many requests Django's views work on at once.
+
+Django's ASGI handler gives each request a thread and a database connection of its own: a few
+hundred clients at once would take all connections that a database has, also those of the door.
+"""
+
+import asyncio
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+from django.core.handlers.asgi import ASGIRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.utils import translation
+
+from accounts.middleware import ContentSecurityPolicyMiddleware, is_api
+from llmapi.errors import overloaded
+from llmapi.middleware import RequestIdMiddleware
+
+WAITING = 256
+LONGEST_WAIT_S = 10.0
+READY_AT_ONCE = 2
+
+
+class Full(Exception):
+    """No place is free, and none will be soon."""
+
+
+class Places:
+    """So many at once; others wait in a line that is neither long nor slow. Owned by the event
+    loop."""
+
+    def __init__(self, count: int, waiting: int = WAITING) -> None:
+        self._free = asyncio.Semaphore(count)
+        self._waiting = 0
+        self._most_waiting = waiting
+
+    async def take(self) -> None:
+        """Raises Full."""
+        if self._waiting >= self._most_waiting:
+            raise Full
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_S):
+                await self._free.acquire()
+        except TimeoutError as error:
+            raise Full from error
+        finally:
+            self._waiting -= 1
+
+    def leave(self) -> None:
+        self._free.release()
+
+
+class Seated:
+    """An application whose requests need a place until their answers begin: a long one that is
+    read slowly keeps nobody waiting. (So it must hold no connection then.)
+
+    /health asks no database and needs none. /ready has a few of its own, so that it tells of the
+    server and not of the line.
+    """
+
+    def __init__(self, application: Any, count: int, waiting: int = WAITING) -> None:
+        self.application = application
+        self.views = Places(count, waiting)
+        self.ready = Places(READY_AT_ONCE, waiting)
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        if path == "/health":
+            await self.application(scope, receive, send)
+            return
+        places = self.ready if path == "/ready" else self.views
+        try:
+            await places.take()
+        except Full:
+            await refuse(scope, send)
+            return
+        place = Place(places)
+
+        async def send_and_leave(message: dict[str, Any]) -> None:
+            place.leave()
+            await send(message)
+
+        try:
+            await self.application(scope, receive, send_and_leave)
+        finally:
+            place.leave()
+
+
+class Place:
+    """One that was taken; it is left once."""
+
+    def __init__(self, places: Places) -> None:
+        self._places: Places | None = places
+
+    def leave(self) -> None:
+        places, self._places = self._places, None
+        if places is not None:
+            places.leave()
+
+
+async def refuse(scope: Any, send: Any) -> None:
+    """503 with what Django's middleware puts on every answer. No thread is asked for it."""
+    request = ASGIRequest({**scope, "query_string": b""}, BytesIO())
+    answer: Callable[[HttpRequest], Any] = RequestIdMiddleware(
+        ContentSecurityPolicyMiddleware(in_its_language)
+    )
+    response: HttpResponse = answer(request)
+    response["X-Content-Type-Options"] = "nosniff"
+    response["Content-Length"] = str(len(response.content))
+    headers = [(name.lower().encode(), value.encode()) for name, value in response.items()]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": response.content})
+
+
+def in_its_language(request: HttpRequest) -> HttpResponseBase:
+    language = "en" if is_api(request.path_info) else translation.get_language_from_request(request)
+    with translation.override(language):
+        return overloaded(request)
