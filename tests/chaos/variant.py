@@ -9,17 +9,14 @@ import itertools
 import os
 import sys
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-WORD_S = 0.01
+WORD_MS = 10
+"""LLMAPI_ENGINE=echo takes its time over each word."""
 
 
 def slow_echo() -> None:
-    """LLMAPI_ENGINE=echo takes its time over each word; nothing is broken."""
-    from llmapi import configured
-
-    configured.EchoBackend = partial(configured.EchoBackend, delay_s=WORD_S)
+    """Nothing is broken."""
 
 
 def done_before_commit() -> None:
@@ -44,9 +41,9 @@ def accepted_before_commit() -> None:
     from django.utils import timezone
 
     from conversations.services import Started
-    from llmapi import completions
+    from llmapi import completions, reservations
 
-    start, finish = completions.completion_start, completions.completion_finish
+    start, finish = completions.completion_start, reservations.completion_finish
     waiting = {}
     numbers = itertools.count(1)
 
@@ -56,22 +53,22 @@ def accepted_before_commit() -> None:
         return Started(pk, timezone.now(), None)
 
     completions.completion_start = start_later
-    completions.completion_finish = lambda pk, end: finish(start(waiting.pop(pk)).pk, end)
+    reservations.completion_finish = lambda pk, end: finish(start(waiting.pop(pk)).pk, end)
 
 
 def text_cut_short() -> None:
     """The last word is not stored."""
     from dataclasses import replace
 
-    from llmapi import completions
+    from llmapi import reservations
 
-    finish = completions.completion_finish
+    finish = reservations.completion_finish
 
     def finish_short(pk: int, end: Any) -> None:
         choices = tuple(replace(c, text=c.text.rpartition(" ")[0]) for c in end.choices)
         finish(pk, replace(end, choices=choices))
 
-    completions.completion_finish = finish_short
+    reservations.completion_finish = finish_short
 
 
 def no_sweep() -> None:
@@ -107,8 +104,8 @@ def main() -> None:
 
     name, *arguments = sys.argv[1:]
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+    os.environ["LLMAPI_ECHO_DELAY_MS"] = str(WORD_MS)
     django.setup()
-    slow_echo()
     VARIANTS[name]()
     execute_from_command_line(["manage.py", *arguments])
 
