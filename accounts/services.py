@@ -94,9 +94,11 @@ def check_models(names: Sequence[str]) -> None:
     """Raises ValidationError for what is no name of a model. Whether one of that name is served is
     not asked: it may be tomorrow."""
     for name in names:
-        if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_MODEL_NAME:
+        is_name = isinstance(name, str) and name.strip() and "\0" not in name
+        if not is_name or len(name) > LONGEST_MODEL_NAME:
             raise ValidationError(
-                f"The name of a model has 1 to {LONGEST_MODEL_NAME} characters; this is none: "
+                f"The name of a model has 1 to {LONGEST_MODEL_NAME} characters, none of them NUL; "
+                "this is none: "
                 f"{str(name)[:50]!r}."
             )
 

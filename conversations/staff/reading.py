@@ -141,8 +141,6 @@ class HistoryAdmin(admin.ModelAdmin):
                 messages.WARNING,
             )
             return queryset.none(), False
-        if "\0" in term:  # PostgreSQL has no such character, so nothing is named so.
-            return queryset.none(), False
         return self.found(request, queryset, term), False
 
     def found(self, request: HttpRequest, queryset: QuerySet[Any], term: str) -> QuerySet[Any]:

