@@ -67,9 +67,9 @@ class RequestIdMiddleware:
 
 
 class NoNulMiddleware:
-    """400 for a NUL in the path, the query or a cookie. PostgreSQL has no such character: nothing is
-    named so, and to ask for it would be an error of the database's. Bodies are checked field by
-    field."""
+    """400 for a NUL in the path, the query or a cookie. PostgreSQL has no such character: nothing
+    is named so, and to ask for it would be an error of the database's. Bodies are checked field
+    by field."""
 
     sync_capable: ClassVar[bool] = True
     async_capable: ClassVar[bool] = True
