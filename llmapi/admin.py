@@ -44,8 +44,8 @@ class AdapterForm(forms.ModelForm):
 
 @admin.register(Adapter)
 class AdapterAdmin(admin.ModelAdmin):
-    """What one may do here by form, one's key may do by the API. The service writes the log entries,
-    for both."""
+    """What one may do here by form, one's key may do by the API. The service writes the log
+    entries, for both."""
 
     list_display = ["name", "state", "path", "added_by", "added_at"]
     list_select_related = ["added_by"]

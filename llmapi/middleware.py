@@ -9,7 +9,7 @@ from typing import ClassVar
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
 
-from accounts.middleware import path_to_log
+from accounts.logs import path_to_log
 from llmapi.errors import InvalidRequest, bad_request
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]

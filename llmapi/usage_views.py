@@ -1,4 +1,4 @@
-"""`GET /v1/usage`: what was used, in buckets; a user's own, for staff with the right to it everyone's."""
+"""`GET /v1/usage`: what was used, in buckets; a user's own, for staff with the right everyone's."""
 
 from collections import defaultdict
 from collections.abc import Mapping

@@ -181,7 +181,7 @@ def test_staff_see_and_do_what_their_rights_say(start, adapters_dir, client, rig
     clerk = User.objects.create_user("clerk", is_staff=True)
     clerk.user_permissions.set(Permission.objects.filter(codename=right))
     client.force_login(clerk)
-    Adapter.objects.create(name="law", path="law")
+    Adapter.objects.create(name="law", path="law", added_by=clerk)
     assert client.get(LIST).status_code == lists
     assert client.get(ADD).status_code == adds
     remove(client, "law")
