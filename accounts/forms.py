@@ -81,8 +81,9 @@ class PasswordForm(AdminPasswordChangeForm):
         cleaned: dict[str, Any] = super().clean()
         is_anonymous = self.user.username == services.ANONYMOUS_USERNAME
         if is_anonymous and cleaned.get("set_usable_password"):
-            raise ValidationError(
-                "This user stands for requests without a key, so it has no password."
+            # Beside a field: Django's page shows no others.
+            self.add_error(
+                "password1", "This user stands for requests without a key, so it has no password."
             )
         return cleaned
 

@@ -6,13 +6,16 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from django.contrib.admin.models import ADDITION, LogEntry
+from django.contrib.contenttypes.models import ContentType
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 from pydantic import ValidationError
 
+from accounts import links
 from accounts import services as accounts
-from accounts.models import ApiKey, AuditEvent
+from accounts.models import ApiKey, AuditEvent, Invitation, User
 from config.env import ServerSettings, explain
 from conversations import upkeep
 from conversations.erasing import completion_erase

@@ -325,9 +325,12 @@ def test_key_managers_change_nothing_of_staff(member, boss) -> None:
 def give(client, user: User, **rights: object):  # type: ignore[no-untyped-def]
     page = reverse("admin:accounts_user_change", args=[user.pk])
     data = {
-        **{"username": user.username, "is_active": "on", "token_budget_period": "month"},
+        "username": user.username,
+        "is_active": "on",
+        "token_budget_period": "month",
         **{f"date_joined_{i}": part for i, part in enumerate(("2026-01-01", "00:00:00"))},
-        **{"api_keys-TOTAL_FORMS": 0, "api_keys-INITIAL_FORMS": 0},
+        "api_keys-TOTAL_FORMS": 0,
+        "api_keys-INITIAL_FORMS": 0,
     }
     return client.post(page, data | rights, follow=True).content.decode()
 
