@@ -11,8 +11,9 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 
 from accounts import services
-from accounts.forms import LIMITS, LIMITS_HELP, ApiKeyForm, RotateForm
+from accounts.forms import LIMITS, LIMITS_HELP, ApiKeyForm, PasswordForm, RotateForm
 from accounts.links_admin import password_links  # registers the invitations, too
+from accounts.lookups import FilteredAlone
 from accounts.models import ApiKey, User
 
 
@@ -59,7 +60,8 @@ class ApiKeyInline(NeverDeleted, admin.TabularInline):
 
 
 @admin.register(User)
-class UserAdmin(NeverDeleted, DjangoUserAdmin):
+class UserAdmin(NeverDeleted, FilteredAlone, DjangoUserAdmin):
+    change_password_form = PasswordForm
     actions = [password_links]
     inlines = [ApiKeyInline]
     list_display = ["username", "email", "is_active", "is_staff", "date_joined", "last_login"]
@@ -78,6 +80,38 @@ class UserAdmin(NeverDeleted, DjangoUserAdmin):
 
     def get_inlines(self, request: HttpRequest, obj: Any = None) -> list[type]:
         return self.inlines if obj is not None else []
+
+    def save_model(self, request: HttpRequest, obj: User, form: Any, change: bool) -> None:
+        # For save_related, after which the new ones are in the database too.
+        request.rights_before = rights_of(obj.pk)  # type: ignore[attr-defined]
+        super().save_model(request, obj, form, change)
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)
+        user = form.instance
+        if not rights_of(user.pk) - request.rights_before:  # type: ignore[attr-defined]
+            return
+        revoked = services.keys_of_others_revoke(user)
+        keys = ApiKeyAdmin(ApiKey, self.admin_site)
+        for key in revoked:
+            keys.log_change(request, key, f"Revoked: {user.get_username()} was given rights.")
+        if revoked:
+            self.message_user(
+                request,
+                f"{len(revoked)} of this user's keys were made by others, who could have acted by"
+                " these rights; they are revoked.",
+                messages.WARNING,
+            )
+
+
+def rights_of(user_pk: int | None) -> set[str]:
+    """What a user may do beside using the API, as it is in the database."""
+    user = User.objects.filter(pk=user_pk).first()
+    if user is None:
+        return set()
+    rights = {name for name in ("is_staff", "is_superuser") if getattr(user, name)}
+    rights |= {f"group {pk}" for pk in user.groups.values_list("pk", flat=True)}
+    return rights | {f"right {pk}" for pk in user.user_permissions.values_list("pk", flat=True)}
 
 
 class StatusFilter(admin.SimpleListFilter):
@@ -104,13 +138,14 @@ SHOWN = ["status", "created_at", "created_by", "last_used_at", "revoked_at", "re
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(NeverDeleted, admin.ModelAdmin):
+class ApiKeyAdmin(NeverDeleted, FilteredAlone, admin.ModelAdmin):
     """A new key is shown in the answer to the form that made it, and nowhere else or again."""
 
     form = ApiKeyForm
     list_display = ["name_or_key", "status", "masked", "user", "last_used_at", "expires_at"]
     list_display += ["created_at"]
     list_filter = [StatusFilter, "created_at"]
+    other_lookups = ("user__id__exact",)
     list_select_related = ["user"]
     search_fields = ["name", "public_id", "user__username"]
     autocomplete_fields = ["user"]

@@ -1,4 +1,4 @@
-"""The audit log: what somebody did to another's things. Only ever appended."""
+"""The audit log: what somebody did to another's texts. Only ever appended."""
 
 from typing import Any
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 from typing import Any
 
 from django import forms
+from django.contrib.auth.forms import AdminPasswordChangeForm
 from django.core.exceptions import ValidationError
 from django.utils import timezone
 
@@ -71,6 +72,20 @@ class ApiKeyForm(forms.ModelForm):
         names: list[str] = self.cleaned_data["allowed_models"]
         services.check_models(names)
         return names
+
+
+class PasswordForm(AdminPasswordChangeForm):
+    """A user's password, set by staff."""
+
+    def clean(self) -> dict[str, Any]:
+        cleaned: dict[str, Any] = super().clean()
+        is_anonymous = self.user.username == services.ANONYMOUS_USERNAME
+        if is_anonymous and cleaned.get("set_usable_password"):
+            # Beside a field: Django's page shows no others.
+            self.add_error(
+                "password1", "This user stands for requests without a key, so it has no password."
+            )
+        return cleaned
 
 
 class RotateForm(forms.Form):

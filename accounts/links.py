@@ -3,9 +3,10 @@
 import hashlib
 import secrets
 from datetime import timedelta
+from typing import Any
 
 from django.conf import settings
-from django.contrib.auth.tokens import default_token_generator
+from django.contrib.auth.tokens import PasswordResetTokenGenerator
 from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.urls import reverse
@@ -35,15 +36,26 @@ def own_address() -> str:
 # ---- passwords ----------------------------------------------------------------------------------
 
 
+class PasswordTokens(PasswordResetTokenGenerator):
+    """Void when its user becomes staff, too: whoever made a link for an ordinary user may not have
+    made one for staff."""
+
+    def _make_hash_value(self, user: Any, timestamp: int) -> str:
+        return f"{super()._make_hash_value(user, timestamp)}{user.is_staff}{user.is_superuser}"
+
+
+password_tokens = PasswordTokens()
+
+
 def password_path(user: User) -> str:
-    """The path of a link by which this user sets a password, once. A sign-in or a new password
-    makes it void. Raises ValidationError for a user who cannot sign in."""
+    """The path of a link by which this user sets a password, once. A sign-in, a new password
+    or the rights of staff make it void. Raises ValidationError for a user who cannot sign in."""
     if user.username == ANONYMOUS_USERNAME:
         raise ValidationError(_("This user stands for requests without a key; it has no password."))
     if not user.is_active:
         raise ValidationError(_("This user is not active, so it cannot sign in."))
     uid = urlsafe_base64_encode(force_bytes(user.pk))
-    token = default_token_generator.make_token(user)
+    token = password_tokens.make_token(user)
     return reverse("password_link", kwargs={"uidb64": uid, "token": token})
 
 

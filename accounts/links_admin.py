@@ -13,6 +13,7 @@ from django.template.response import TemplateResponse
 from django.utils import timezone
 
 from accounts import links
+from accounts.lookups import FilteredAlone
 from accounts.models import Invitation, User
 from accounts.rights import may_govern
 
@@ -76,11 +77,11 @@ class InvitationForm(forms.ModelForm):
 
 
 @admin.register(Invitation)
-class InvitationAdmin(admin.ModelAdmin):
+class InvitationAdmin(FilteredAlone, admin.ModelAdmin):
     """Made, handed out and withdrawn; never changed."""
 
     form = InvitationForm
-    list_display = ["__str__", "status", "created_by", "created_at", "expires_at", "used_by"]
+    list_display = ["note_or_number", "status", "created_by", "created_at", "expires_at", "used_by"]
     list_select_related = ["created_by", "used_by"]
     search_fields = ["note", "used_by__username"]
     ordering = ["-pk"]
@@ -96,6 +97,10 @@ class InvitationAdmin(admin.ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+    @admin.display(description="invitation")
+    def note_or_number(self, invitation: Invitation) -> str:
+        return invitation.note or str(invitation)
 
     @admin.display(description="status")
     def status(self, invitation: Invitation) -> str:

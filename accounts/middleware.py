@@ -80,11 +80,3 @@ class PageLanguageMiddleware(LocaleMiddleware):
 def is_api(path: str) -> bool:
     """Whether programs ask there: they get JSON, in English."""
     return f"{path}/".startswith(("/v1/", "/health/", "/ready/", "/openapi.json/"))
-
-
-def path_to_log(path: str) -> str:
-    """The path without what is as good as a password in it: the tokens of links."""
-    for door in ("/sign-up/", "/password/"):
-        if path.startswith(door) and path != door:
-            return f"{door}…"
-    return path[:200]

@@ -98,8 +98,8 @@ class ApiKey(Limits):
         indexes = [models.Index(fields=["user", "created_at"])]
 
     def __str__(self) -> str:
-        # Nothing of the key itself: this is what the admin's log keeps.
-        return f"{self.name or 'key'} #{self.pk}"
+        # Nothing of the key itself, and no name: this is what the admin's log keeps.
+        return f"key #{self.pk}"
 
     @property
     def masked(self) -> str:
@@ -146,11 +146,13 @@ class Invitation(models.Model):
     used_at = models.DateTimeField(null=True, blank=True, editable=False)
 
     def __str__(self) -> str:
-        return self.note or f"invitation #{self.pk}"
+        # Not whom it is for: this is what the admin's log keeps.
+        return f"invitation #{self.pk}"
 
 
 class AuditEvent(models.Model):
-    """What somebody did to another's things: read, exported, erased, revoked. Only ever appended.
+    """What somebody did to another's texts: read, exported, erased, pruned. Only ever appended.
+    What staff do to users, keys and invitations is in the admin's log.
 
     `target` names what it was done to, in the words of the place that did it (`user alice`,
     `conv_...`); it holds nothing of what was said.

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from rest_framework.exceptions import MethodNotAllowed
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
 from accounts.errors import PermissionRefused
 from accounts.models import ApiKey, Scope
+from accounts.rights import staff_may
 
 
 class HasScope(BasePermission):
@@ -33,11 +35,15 @@ class HasScope(BasePermission):
         )
 
 
-class IsStaffKey(BasePermission):
-    """The key of a user with staff status. Requests without a key never are one, whoever they
-    count as."""
+class HasStaffRight(BasePermission):
+    """The key of a user with staff status and the right that the view names for the method, in
+    `rights`. Requests without a key have none, whoever they count as. A method without a right is
+    for nobody: MethodNotAllowed."""
 
-    message = "Only keys of staff users may do this."
+    message = "Only keys of staff users with the right to it may do this."
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        return request.auth is not None and bool(request.user.is_staff)
+        right = view.rights.get(request.method)
+        if right is None:
+            raise MethodNotAllowed(request.method or "")
+        return request.auth is not None and staff_may(request.user, right)

@@ -1,8 +1,15 @@
-"""Which users a member of staff may govern: make keys for, change, deactivate, give a password."""
+"""What members of staff may do; and which users they may govern: make keys for, change, deactivate,
+give a password."""
 
 from django.db.models import Q
 
 from accounts.models import User
+
+
+def staff_may(user: User, right: str) -> bool:
+    """Whether a user may do by the API what the admin asks this right for (`app.codename`): staff
+    status alone is none, and neither is a right without it."""
+    return user.is_staff and user.has_perm(right)
 
 
 def may_govern(actor: User, user: User) -> bool:

@@ -3,16 +3,18 @@
 import secrets
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TypedDict
+from typing import Any, TypedDict
 
+from django.contrib.admin.models import ADDITION, LogEntry
+from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from accounts import keys
 from accounts.errors import RateLimitExceeded
-from accounts.models import ApiKey, Scope, User
+from accounts.models import ApiKey, Invitation, Scope, User
 
 ANONYMOUS_USERNAME = "anonymous"
 FIRST_STAFF_USERNAME = "admin"
@@ -97,9 +99,11 @@ def check_models(names: Sequence[str]) -> None:
     """Raises ValidationError for what is no name of a model. Whether one of that name is served is
     not asked: it may be tomorrow."""
     for name in names:
-        if not isinstance(name, str) or not name.strip() or len(name) > LONGEST_MODEL_NAME:
+        is_name = isinstance(name, str) and name.strip() and "\0" not in name
+        if not is_name or len(name) > LONGEST_MODEL_NAME:
             raise ValidationError(
-                f"The name of a model has 1 to {LONGEST_MODEL_NAME} characters; this is none: "
+                f"The name of a model has 1 to {LONGEST_MODEL_NAME} characters, none of them NUL; "
+                "this is none: "
                 f"{str(name)[:50]!r}."
             )
 
@@ -205,6 +209,13 @@ def key_revoke(key: ApiKey) -> bool:
     return bool(revoked)
 
 
+def keys_of_others_revoke(user: User) -> list[ApiKey]:
+    """Revokes, and returns, the keys that somebody else than this user or a superuser made for it:
+    whoever did can act as the user, who is about to get rights that they may not have."""
+    made = user.api_keys.filter(revoked_at=None, created_by__is_superuser=False)
+    return [key for key in made.exclude(created_by=user) if key_revoke(key)]
+
+
 def key_rename(key: ApiKey, name: str) -> None:
     key.name = name
     key.save(update_fields=["name"])
@@ -264,7 +275,8 @@ def first_staff_create() -> tuple[User, str, str] | None:
 
 def user_retire(user: User) -> int:
     """Deactivates a user for good: no sign-in, no key, no e-mail address, no name but the user
-    name. Keys lose their names. Returns how many keys are revoked by it."""
+    name. Keys lose their names, its invitation the note, and the admin's log both. Returns how many
+    keys are revoked by it."""
     now = timezone.now()
     with transaction.atomic():
         user.is_active = False
@@ -273,4 +285,18 @@ def user_retire(user: User) -> int:
         user.save(update_fields=["is_active", "email", "first_name", "last_name", "password"])
         revoked = user.api_keys.filter(revoked_at=None).update(revoked_at=now)
         user.api_keys.update(name="")
+        Invitation.objects.filter(used_by=user).update(note="")
+        _unname(ApiKey.objects.filter(user=user))
+        _unname(Invitation.objects.filter(used_by=user))
     return revoked
+
+
+def _unname(rows: QuerySet[Any]) -> None:
+    """The admin's log may hold names from when its objects were called by them."""
+    kind = ContentType.objects.get_for_model(rows.model)
+    for row in rows:
+        entries = LogEntry.objects.filter(content_type=kind, object_id=str(row.pk))
+        entries.exclude(object_repr=str(row)).update(object_repr=str(row))
+        entries.filter(action_flag=ADDITION, change_message__startswith="In place of ").update(
+            change_message="In place of another key."
+        )

@@ -105,6 +105,6 @@ def _cursor(at: datetime, public_id: str) -> str:
 def _parsed(cursor: str) -> tuple[datetime, str] | None:
     """None for a text that is no cursor."""
     number, _, public_id = cursor.partition("-")
-    if not (number.isascii() and number.isdecimal() and len(number) <= 17) or "\0" in public_id:
+    if not (number.isascii() and number.isdecimal() and len(number) <= 17):
         return None
     return EPOCH + timedelta(microseconds=min(int(number), LATEST_US)), public_id

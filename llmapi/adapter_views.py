@@ -11,7 +11,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.models import Scope, User
-from accounts.permissions import HasScope, IsStaffKey
+from accounts.permissions import HasScope, HasStaffRight
 from llmapi import payloads
 from llmapi.adapters import adapter_add, adapter_remove, adapters_listed
 from llmapi.fields import StrictString
@@ -26,7 +26,9 @@ from llmapi.serializers import StrictSerializer
 from llmapi.services import models
 from llmapi.views import ERRORS
 
-FORBIDDEN = OpenApiResponse(ErrorResponse, "Not the key of a staff user, or adding is off.")
+FORBIDDEN = OpenApiResponse(
+    ErrorResponse, "Not the key of a staff user with the right to it, or adding is off."
+)
 CONFLICT = OpenApiResponse(ErrorResponse, "The name is taken, or the settings need the adapter.")
 
 
@@ -43,9 +45,20 @@ class NewAdapterSerializer(StrictSerializer):
     )
 
 
+RIGHTS = {
+    "GET": "llmapi.view_adapter",
+    "HEAD": "llmapi.view_adapter",
+    "OPTIONS": "llmapi.view_adapter",
+    "POST": "llmapi.add_adapter",
+    "DELETE": "llmapi.delete_adapter",
+}
+"""Those of the admin's page."""
+
+
 class StaffView(APIView):
     scope = Scope.ADMIN
-    permission_classes = [IsAuthenticated, IsStaffKey, HasScope]
+    rights = RIGHTS
+    permission_classes = [IsAuthenticated, HasStaffRight, HasScope]
 
 
 def staff(request: Request) -> User:

@@ -44,8 +44,8 @@ class AdapterForm(forms.ModelForm):
 
 @admin.register(Adapter)
 class AdapterAdmin(admin.ModelAdmin):
-    """Whoever may sign in here may do by form what their key may do by the API. The service writes
-    the log entries, for both."""
+    """What one may do here by form, one's key may do by the API. The service writes the log
+    entries, for both."""
 
     list_display = ["name", "state", "path", "added_by", "added_at"]
     list_select_related = ["added_by"]
@@ -55,26 +55,17 @@ class AdapterAdmin(admin.ModelAdmin):
 
     # ---- who may do what ------------------------------------------------------------------------
 
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return self.is_staff(request)
-
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return self.is_staff(request)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return self.is_staff(request)
+        return request.user.has_perm("llmapi.view_adapter")
 
     def has_remove_permission(self, request: HttpRequest) -> bool:
-        return self.is_staff(request)
+        return request.user.has_perm("llmapi.delete_adapter")
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False  # by the action, which tells what cannot be removed
-
-    def is_staff(self, request: HttpRequest) -> bool:
-        return request.user.is_active and request.user.is_staff
 
     # ---- the list -------------------------------------------------------------------------------
 

@@ -284,6 +284,8 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
         return json_error(exception)
     if pages.wants_page(request):
         return pages.bad_request_page()
+    if isinstance(exception, ApiError):
+        return json_error(exception)
     return json_error(InvalidRequest("The request could not be understood."))
 
 

@@ -9,7 +9,8 @@ from typing import ClassVar
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
 
-from accounts.middleware import path_to_log
+from accounts.logs import path_to_log
+from llmapi.errors import InvalidRequest, bad_request
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]
 
@@ -63,3 +64,43 @@ class RequestIdMiddleware:
         self, request: HttpRequest, coming: Awaitable[HttpResponseBase]
     ) -> HttpResponseBase:
         return self.name(request, await coming)
+
+
+class NoNulMiddleware:
+    """400 for a NUL in the path, the query or a cookie. PostgreSQL has no such character: nothing
+    is named so, and to ask for it would be an error of the database's. Bodies are checked field
+    by field."""
+
+    sync_capable: ClassVar[bool] = True
+    async_capable: ClassVar[bool] = True
+
+    def __init__(self, get_response: GetResponse) -> None:
+        self.get_response = get_response
+        if iscoroutinefunction(get_response):
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        error = why_nul(request)
+        if error is None:
+            return self.get_response(request)
+        refusal = bad_request(request, error)
+        return answered(refusal) if iscoroutinefunction(self) else refusal
+
+
+def why_nul(request: HttpRequest) -> InvalidRequest | None:
+    """The refusal of a request with a NUL in it; None: there is none."""
+    sentence = "May not contain NUL (U+0000)."
+    query = request.META.get("QUERY_STRING", "")
+    if "%00" in query or "\0" in query:
+        for name, values in request.GET.lists():
+            if "\0" in name or any("\0" in value for value in values):
+                return InvalidRequest(sentence, param=name.removesuffix("[]")[:100])
+    if "\0" in request.path_info:
+        return InvalidRequest(f"The path {sentence[0].lower()}{sentence[1:]}")
+    if any("\0" in value for value in request.COOKIES.values()):
+        return InvalidRequest(f"A cookie {sentence[0].lower()}{sentence[1:]}")
+    return None
+
+
+async def answered(response: HttpResponseBase) -> HttpResponseBase:
+    return response

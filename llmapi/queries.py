@@ -46,8 +46,6 @@ def read_query(
         pair = METADATA.fullmatch(name) if has_metadata else None
         if len(sent) > 1:
             raise InvalidRequest("May stand once only.", param=name[:100])
-        if "\0" in sent[0] or "\0" in name:
-            raise InvalidRequest("May not contain NUL (U+0000).", param=name[:100])
         if pair:
             metadata[pair[1]] = sent[0]
         elif name in PAGING or name in known:

@@ -100,8 +100,6 @@ def _lists(query: QueryDict) -> dict[str, list[str]]:
             )
         given.setdefault(name, []).extend(str(value) for value in values)
     for name, values in given.items():
-        if any("\0" in value for value in values):
-            raise InvalidRequest("Must not hold the character NUL.", param=name)
         if len(values) > LONGEST_LIST:
             raise InvalidRequest(f"Must be given {LONGEST_LIST} times at most.", param=name)
     return given

@@ -1,4 +1,4 @@
-"""`GET /v1/usage`: what was used, in buckets; a user's own, for staff everyone's."""
+"""`GET /v1/usage`: what was used, in buckets; a user's own, for staff with the right everyone's."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from rest_framework.views import APIView
 
 from accounts.errors import PermissionRefused
 from accounts.models import ApiKey, Scope, User
+from accounts.rights import staff_may
 from conversations.errors import NotFound
 from conversations.usage import WIDTHS, UsageQuery, UsageRow, usage
 from llmapi.schema import ErrorResponse, UsagePageResponse
@@ -31,7 +32,7 @@ class UsageView(APIView):
         description="Requests and tokens in buckets of an hour or a day (UTC), oldest first, each "
         "request counted in the bucket in which it began; buckets are whole, also the first and "
         "the last. The shapes are those of OpenAI's organization usage. Users read their own "
-        "usage, staff everyone's.",
+        "usage, staff with the right to see it everyone's.",
         parameters=[
             parameter(
                 "start_time",
@@ -91,11 +92,14 @@ def users_of(request: Request, question: UsageQuestion) -> list[int] | None:
         raise PermissionRefused(
             "Requests without an API key have no usage of their own. Send a key."
         )
-    sees_all = user.is_staff and (not key.scopes or Scope.ADMIN in key.scopes)
+    is_for_all = not key.scopes or Scope.ADMIN in key.scopes
+    sees_all = is_for_all and staff_may(user, "conversations.view_usagehour")
     if not sees_all:
         others = [name for name in question.user_ids or [] if name != user.username]
         if others or "user" in question.group_by:
-            raise PermissionRefused("Only keys of staff users may ask for the usage of others.")
+            raise PermissionRefused(
+                "Only keys of staff users with the right to it may ask for the usage of others."
+            )
         return [user.pk]
     if question.user_ids is None:
         return None

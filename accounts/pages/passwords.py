@@ -9,6 +9,7 @@ from django.urls import reverse_lazy
 from django.utils.decorators import method_decorator
 from django.utils.translation import gettext_lazy as _
 
+from accounts.links import password_tokens
 from accounts.models import User
 from accounts.pages.access import page
 from accounts.services import ANONYMOUS_USERNAME
@@ -35,6 +36,7 @@ class PasswordByLink(PasswordResetConfirmView):
 
     template_name = "accounts/password_link.html"
     success_url = reverse_lazy("sign_in")
+    token_generator = password_tokens
 
     def get_user(self, uidb64: str) -> User | None:
         user = super().get_user(uidb64)

@@ -41,6 +41,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "privacy officer": (
         *METADATA,
         *USERS_AND_KEYS,
+        "conversations.view_usagehour",
         "accounts.view_auditevent",
         "conversations.export_text",
         "conversations.erase_text",

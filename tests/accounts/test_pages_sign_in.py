@@ -5,11 +5,12 @@ from datetime import timedelta
 import pytest
 from django.contrib.auth import get_user
 from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
 from accounts.attempts import SIGN_IN
 from accounts.models import Attempt, User
-from accounts.services import first_staff_create
+from accounts.services import anonymous_user, first_staff_create
 from tests.accounts.pages import HTML, PASSWORD, sign_in, signed_in, user_with_password
 
 pytestmark = pytest.mark.django_db
@@ -203,3 +204,18 @@ def test_session_opens_no_route_of_the_api(alice) -> None:
         answer = client.get(path)
         assert answer.status_code == 401
         assert answer["Content-Type"] == "application/json"
+
+
+def test_nobody_signs_in_as_the_user_of_requests_without_a_key(client) -> None:
+    user_with_password("anonymous")
+    assert "do not fit together" in sign_in(client, "anonymous", PASSWORD).content.decode()
+    assert not get_user(client).is_authenticated
+
+
+def test_that_user_is_given_no_password_in_the_admin(staff_client) -> None:
+    user = anonymous_user()
+    page = reverse("admin:auth_user_password_change", args=[user.pk])
+    data = {"password1": PASSWORD, "password2": PASSWORD, "usable_password": "true"}
+    assert "it has no password" in staff_client.post(page, data).content.decode()
+    user.refresh_from_db()
+    assert not user.has_usable_password()

@@ -274,3 +274,8 @@ def test_an_export_takes_all_rows_in_portions(alice, history, monkeypatch) -> No
         rest = [json.loads(line) for line in lines]
     assert [row["messages"][0]["content"] for row in rest] == [str(n) for n in range(1, 23)]
     assert len(list(exporting.completions_csv(Completion.objects.all()))) == 24
+
+
+async def test_an_export_by_a_filter_that_is_none_is_refused(officer) -> None:
+    for url in (CONVERSATIONS, COMPLETIONS):
+        assert (await officer.get(f"{url}export/?updated_at__gte=null")).status_code == 400

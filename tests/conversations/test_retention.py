@@ -6,13 +6,16 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from django.contrib.admin.models import ADDITION, LogEntry
+from django.contrib.contenttypes.models import ContentType
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.utils import timezone
 from pydantic import ValidationError
 
+from accounts import links
 from accounts import services as accounts
-from accounts.models import ApiKey, AuditEvent
+from accounts.models import ApiKey, AuditEvent, Invitation, User
 from config.env import ServerSettings, explain
 from conversations import upkeep
 from conversations.erasing import completion_erase
@@ -246,6 +249,18 @@ def test_deactivated_user_has_no_key_no_name_and_no_address(alice, history) -> N
     alice.email, alice.first_name, alice.last_name = f"{MARK}@example.org", MARK, MARK
     alice.save()
     history.say(alice, [("user", MARK)], MARK, api_key_id=key.pk)
+    boss = User.objects.create_superuser("boss")
+    invitation, _ = links.invitation_create(created_by=boss, note=f"for {MARK}")
+    Invitation.objects.update(used_by=alice, used_at=timezone.now())
+    for row, name in ((key, key.name), (key, str(key)), (invitation, f"for {MARK}")):
+        LogEntry.objects.create(
+            user=boss,
+            content_type=ContentType.objects.get_for_model(row),
+            object_id=str(row.pk),
+            object_repr=name,
+            action_flag=ADDITION,
+            change_message=f"In place of {MARK}." if row == key else "",
+        )
     said = run("erase_user", "alice", "--yes", "--deactivate", "--no-vacuum")
     assert "1 keys are revoked" in said
     alice.refresh_from_db()

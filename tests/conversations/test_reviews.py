@@ -201,7 +201,6 @@ def test_reviewing_wants_the_rights_to_read_and_to_review(client, talk) -> None:
         ({"score": "12"}, set()),
         ({"label": "spam"}, {"bad"}),
         ({"label": "spam", "score": "5"}, set()),
-        ({"label": "\0"}, set()),
         ({"reviewer": "RITA"}, {"bad", "fine"}),
         ({"reviewer": "nobody"}, set()),
     ],

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from asgiref.sync import SyncToAsync
+from django.contrib.auth.models import Permission
 from django.db import connections
 
 from accounts.models import User
@@ -141,5 +142,7 @@ def asker(user) -> Client:
 
 @pytest.fixture
 def staff(transactional_db) -> Client:
+    """Who may do all with adapters, and nothing else."""
     boss = User.objects.create_user("boss", is_staff=True)
+    boss.user_permissions.set(Permission.objects.filter(content_type__model="adapter"))
     return Client(key_create(user=boss)[1])

@@ -5,6 +5,7 @@ import threading
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Permission
 from django.db import connection
 from django.urls import reverse
 
@@ -18,8 +19,11 @@ ZH = {"name": "zh", "path": "zh"}
 
 @pytest.fixture
 def page(start, adapters_dir, client):
-    """Django's test client, signed in as a staff user without any permission of Django's."""
-    client.force_login(User.objects.create_user("boss", is_staff=True))
+    """Django's test client, signed in as a staff user who may see, add and remove adapters."""
+    boss = User.objects.create_user("boss", is_staff=True)
+    rights = ("view_adapter", "add_adapter", "delete_adapter")
+    boss.user_permissions.set(Permission.objects.filter(codename__in=rights))
+    client.force_login(boss)
     return client
 
 
@@ -161,3 +165,26 @@ def test_who_is_not_staff_sees_nothing(start, adapters_dir, client, user):
         assert response.status_code == 302
         assert response.url.startswith("/admin/login/")
     assert not Adapter.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("right", "lists", "adds"),
+    [
+        (None, 403, 403),
+        ("view_adapter", 200, 403),
+        ("add_adapter", 403, 200),
+        ("delete_adapter", 403, 403),
+    ],
+)
+def test_staff_see_and_do_what_their_rights_say(start, adapters_dir, client, right, lists, adds):
+    start()
+    clerk = User.objects.create_user("clerk", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(codename=right))
+    client.force_login(clerk)
+    Adapter.objects.create(name="law", path="law", added_by=clerk)
+    assert client.get(LIST).status_code == lists
+    assert client.get(ADD).status_code == adds
+    remove(client, "law")
+    assert Adapter.objects.exists()
+    shown = "/admin/llmapi/adapter/" in text(client.get("/admin/"))
+    assert shown == (200 in (lists, adds))

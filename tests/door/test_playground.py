@@ -118,5 +118,5 @@ def test_the_page_of_anothers_conversation_does_not_exist(alice) -> None:
     from conversations.models import Conversation
 
     others = Conversation.objects.create(user=User.objects.create_user("bob"))
-    for name in (others.public_id, "conv_none", "\x00", "' OR 1=1"):
+    for name in (others.public_id, "conv_none", "' OR 1=1"):
         assert alice.get("/playground/", {"conversation": name}).status_code == 404

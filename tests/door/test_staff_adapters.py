@@ -5,8 +5,10 @@ import asyncio
 import pytest
 from asgiref.sync import sync_to_async
 from django.contrib.admin.models import ADDITION, DELETION, LogEntry
+from django.contrib.auth.models import Permission
 
 from accounts.models import User
+from accounts.services import key_create
 from conversations.models import Completion
 from llmapi import adapters
 from llmapi.engine.messages import DropAdapter, GenerateRequest, LoadAdapter
@@ -63,6 +65,27 @@ async def test_only_keys_of_staff_users_may(begun, staff, asker, settings, metho
     await User.objects.filter(username="anonymous").aupdate(is_staff=True)
     assert await status(Client()) == (403, "permission_denied")
     assert await model_ids(asker) == ["base", "law"]
+
+
+@pytest.mark.parametrize("right", [None, "view_adapter", "add_adapter", "delete_adapter"])
+async def test_a_staff_users_key_may_what_its_owner_may_in_the_admin(begun, adapters_dir, right):
+    await begun()
+
+    def make():
+        clerk = User.objects.create_user("clerk", is_staff=True)
+        clerk.user_permissions.set(Permission.objects.filter(codename=right))
+        return Client(key_create(user=clerk)[1])
+
+    clerk = await sync_to_async(make)()
+    answers = {
+        "view_adapter": await clerk.get(ROUTE),
+        "add_adapter": await clerk.post(ROUTE, ZH),
+        "delete_adapter": await clerk.request("DELETE", f"{ROUTE}/nothing"),
+    }
+    given = {"view_adapter": 200, "add_adapter": 201, "delete_adapter": 404}
+    for wanted, answer in answers.items():
+        assert answer.status == (given[wanted] if wanted == right else 403), wanted
+    assert (await clerk.request("PUT", ROUTE)).status == 405
 
 
 # ---- adding --------------------------------------------------------------------------------------

@@ -6,11 +6,13 @@ from urllib.parse import urlencode
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.contrib.auth.models import Group, Permission
 
 from accounts.models import ApiKey, Scope, User
 from accounts.services import key_create
 from conversations.folding import hours_fold
 from conversations.models import Completion
+from conversations.staff.roles import ROLES
 from tests.door.client import Client
 
 DAY0 = datetime(2026, 3, 1, tzinfo=UTC)
@@ -41,6 +43,7 @@ def keys(transactional_db):
     """Two keys of alice's, one of bob's, one of a staff user's, each used."""
     alice, bob = (User.objects.create_user(name) for name in ("alice", "bob"))
     staff = User.objects.create_user("boss", is_staff=True)
+    staff.user_permissions.add(Permission.objects.get(codename="view_usagehour"))
     made = {
         name: key_create(user=user, name=name)
         for name, user in (("one", alice), ("two", alice), ("bob", bob), ("staff", staff))
@@ -122,6 +125,35 @@ async def test_staff_see_everyone_and_others_do_not(keys):
         answer = await client_of(keys, "one").get(f"/v1/usage?{query}")
         assert (answer.status, answer.error["code"]) == (403, "permission_denied")
     assert (await client_of(keys, "one").get("/v1/usage?user_ids=alice")).status == 200
+
+
+@pytest.mark.parametrize("without", ["staff status", "the right"])
+async def test_staff_status_and_the_right_are_needed_both(keys, without):
+    def take():
+        staff = User.objects.get(username="boss")
+        staff.is_staff = without != "staff status"
+        staff.save()
+        if without == "the right":
+            staff.user_permissions.clear()
+
+    await sync_to_async(take)()
+    staff = client_of(keys, "staff")
+    assert results(await read(staff)) == []
+    for query in ("user_ids=bob", "group_by=user"):
+        assert (await staff.get(f"/v1/usage?{query}")).status == 403
+
+
+@pytest.mark.parametrize("group", ROLES)
+async def test_each_group_reads_everyones_usage_or_its_own(keys, group):
+    def make():
+        member = User.objects.create_user("member", is_staff=True)
+        member.groups.add(Group.objects.get(name=group))
+        return Client(key_create(user=member)[1])
+
+    member = await sync_to_async(make)()
+    sees_all = group in ("auditor", "privacy officer")
+    assert (await member.get("/v1/usage?group_by=user")).status == (200 if sees_all else 403)
+    assert (len(results(await read(member))) > 0) == sees_all
 
 
 async def test_staff_key_for_other_things_sees_its_owner_alone(keys):
