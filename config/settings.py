@@ -211,5 +211,7 @@ LOGGING = {
         "django.request": {"level": "ERROR"},
         # The answer says it; a traceback for every scanner of the internet says nothing more.
         "django.security.DisallowedHost": {"level": "CRITICAL"},
+        # As little does one for a column that a list is not asked by.
+        "django.security.DisallowedModelAdminLookup": {"level": "CRITICAL"},
     },
 }

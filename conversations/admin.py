@@ -58,6 +58,7 @@ class ConversationList(ChangeList):
         for row in self.result_list:
             row.summary = summaries[row.pk]
             row.judged = review_of.get(row.pk)
+            row.shows_labels = may_read(request)
 
 
 @admin.register(Conversation)
@@ -94,6 +95,11 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         return ConversationList
+
+    def get_list_filter(self, request: HttpRequest) -> Any:
+        """A label is a reviewer's word about what was said."""
+        filters = super().get_list_filter(request)
+        return [f for f in filters if f is not LabelFilter or may_read(request)]
 
     def get_list_display(self, request: HttpRequest) -> Any:
         """A title is the first words of what was said."""
@@ -247,8 +253,10 @@ class CompletionAdmin(PrunedAdmin, ErasedCompletions, ExportedAdmin):
         }
 
     def has_export_permission(self, request: HttpRequest) -> bool:
-        """Whoever sees the list may take it along: there is no text in it."""
-        return self.has_view_permission(request)
+        """Whoever sees the list, and the users whom it names, may take it along: there is no text
+        in it."""
+        may_see_users = request.user.has_perm("accounts.view_user")
+        return may_see_users and self.has_view_permission(request)
 
     def export_lines(self, rows: QuerySet[Completion]) -> Any:
         return exporting.completions_csv(rows)
@@ -329,7 +337,8 @@ class LabelAdmin(admin.ModelAdmin):
 def review_badge(conversation: Any) -> SafeString:
     """Its score and labels, and that it is to be looked at (again)."""
     review = conversation.judged
-    words = [] if review is None else [label.name for label in review.labels.all()]
+    shown = conversation.shows_labels and review is not None
+    words = [label.name for label in review.labels.all()] if shown else []
     if review is not None and review.score is not None:
         words.insert(0, f"{review.score}/5")
     if conversation.reviewed_at is None:

@@ -142,7 +142,8 @@ class UserUsageAdmin(GovernedAdmin, UserAdmin):
         return obj
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> Any:
-        fields = super().get_readonly_fields(request, obj)
+        # When somebody joined and signed in is evidence.
+        fields = (*super().get_readonly_fields(request, obj), "last_login", "date_joined")
         return fields if request.user.is_superuser else (*fields, *RIGHTS)
 
     @admin.display(description="key last used")

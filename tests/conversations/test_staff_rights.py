@@ -110,7 +110,7 @@ LISTS = {
 PAGES = {
     "conversations/conversation/unreviewed/": {"reviewer"},
     "conversations/conversation/export/": {"privacy officer"},
-    "conversations/completion/export/": {"auditor", "reviewer", "privacy officer"},
+    "conversations/completion/export/": {"auditor", "privacy officer"},
     "conversations/completion/prune/": {"privacy officer"},
     "accounts/user/add/": {"key manager"},
     "accounts/apikey/add/": {"key manager"},
@@ -141,7 +141,7 @@ ACTIONS = {
         "erase_selected": {"privacy officer"},
     },
     "conversations/completion": {
-        "export_selected": {"auditor", "reviewer", "privacy officer"},
+        "export_selected": {"auditor", "privacy officer"},
         "erase_selected": {"privacy officer"},
     },
 }
