@@ -78,7 +78,7 @@ class PasswordForm(AdminPasswordChangeForm):
     """A user's password, set by staff."""
 
     def clean(self) -> dict[str, Any]:
-        cleaned: dict[str, Any] = super().clean()
+        cleaned: dict[str, Any] = super().clean() or {}
         is_anonymous = self.user.username == services.ANONYMOUS_USERNAME
         if is_anonymous and cleaned.get("set_usable_password"):
             # Beside a field: Django's page shows no others.

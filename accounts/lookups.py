@@ -1,6 +1,6 @@
 """What the address of a list in the admin may ask for."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.http import HttpRequest
 
@@ -9,7 +9,7 @@ class FilteredAlone:
     """A list that is asked by its filters alone. Django lets any column be asked in the address,
     and with `?digest__startswith=` one reads what no page shows, letter by letter."""
 
-    list_filter: Any
+    list_filter: ClassVar[Any]
     other_lookups: tuple[str, ...] = ()
     """Those of links between lists."""
 

@@ -7,7 +7,7 @@ from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
 
 from accounts.errors import PermissionRefused
-from accounts.models import ApiKey, Scope
+from accounts.models import ApiKey, Scope, User
 from accounts.rights import staff_may
 
 
@@ -46,4 +46,6 @@ class HasStaffRight(BasePermission):
         right = view.rights.get(request.method)
         if right is None:
             raise MethodNotAllowed(request.method or "")
-        return request.auth is not None and staff_may(request.user, right)
+        if request.auth is None or not isinstance(request.user, User):
+            return False
+        return staff_may(request.user, right)

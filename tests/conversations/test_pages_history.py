@@ -184,8 +184,6 @@ def test_filters_that_mean_nothing_are_said_beside_their_field(reader, bob, chat
     others, _ = accounts.key_create(user=bob, name="bob's")
     for asked, field in (
         ({"key": others.public_id}, "key"),
-        ({"key": "a\0b"}, "key"),
-        ({"q": "a\0b"}, "q"),
         ({"q": "x" * 201}, "q"),
         ({"since": "yesterday"}, "since"),
         ({"since": "2026-02-01", "until": "2026-01-31"}, "until"),
