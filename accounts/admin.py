@@ -106,7 +106,7 @@ class UserAdmin(NeverDeleted, FilteredAlone, DjangoUserAdmin):
 
 def rights_of(user_pk: int | None) -> set[str]:
     """What a user may do beside using the API, as it is in the database."""
-    user = None if user_pk is None else User.objects.filter(pk=user_pk).first()
+    user = User.objects.filter(pk=user_pk).first() if user_pk is not None else None
     if user is None:
         return set()
     rights = {name for name in ("is_staff", "is_superuser") if getattr(user, name)}

@@ -46,5 +46,6 @@ class HasStaffRight(BasePermission):
         right = view.rights.get(request.method)
         if right is None:
             raise MethodNotAllowed(request.method or "")
-        user = request.user
-        return request.auth is not None and isinstance(user, User) and staff_may(user, right)
+        if request.auth is None or not isinstance(request.user, User):
+            return False
+        return staff_may(request.user, right)
