@@ -55,14 +55,14 @@ serve: install
 test: test-engine test-sqlite test-postgres
 
 test-engine: install-dev
-	$(BIN)/python -m pytest -c tests/engine/pytest.ini --rootdir tests/engine tests/engine $(ARGS)
+	$(BIN)/python -m pytest -n 2 -c tests/engine/pytest.ini --rootdir tests/engine tests/engine $(ARGS)
 
 test-sqlite: install-dev
 	TEST_DATABASE=sqlite $(BIN)/python -m pytest tests $(ARGS)
 
 test-postgres: install-dev
 	TEST_DATABASE=postgres $(BIN)/python -m pytest tests --ignore=tests/serve --ignore=tests/benchmarks \
-		--ignore=tests/browser $(ARGS)
+		--ignore=tests/browser --ignore=tests/door/test_matrix.py $(ARGS)
 
 # Part of test-sqlite. Without Debian's chromium and chromium-driver these are skipped.
 test-browser: install-dev

@@ -212,7 +212,8 @@ def _forget(completion_pks: list[int]) -> None:
 
 
 def _unname(model: type[models.Model], pks: Iterable[int]) -> None:
-    """The admin's log keeps what it calls its objects: of a conversation, the title."""
+    """The admin's log keeps what it calls its objects: of conversations, in older databases, the
+    title."""
     kind = ContentType.objects.get_for_model(model)
     names = LogEntry.objects.filter(content_type=kind, object_id__in=[str(pk) for pk in pks])
     names.update(object_repr="(erased)")

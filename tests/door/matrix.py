@@ -137,14 +137,13 @@ def admin_model(
     change: int = 200,
     delete: int = 200,
     staff: int = 403,
-    staff_adds: int = 403,
 ) -> list[Line]:
     """The pages of a registered model, as a superuser may see them, and staff without rights."""
     one = f"{model}/<path:object_id>/"
     at = f"{model}/{pk}/"
     return [
         *admin(f"{model}/", staff=staff),
-        *admin(f"{model}/add/", add, staff=staff_adds),
+        *admin(f"{model}/add/", add),
         *admin(f"{one}history/", staff=staff, path=f"{at}history/"),
         *admin(f"{one}delete/", delete, path=f"{at}delete/"),
         *admin(f"{one}change/", change, staff=staff, path=f"{at}change/"),
@@ -183,10 +182,10 @@ LINES = [
     api("GET", "v1/models", wrong_scope=200),
     api("GET", "v1/models/<path:model>", wrong_scope=200, path="v1/models/echo"),
     api("GET", "v1/usage"),
-    api("GET", "v1/admin/adapters", 403, staff=200),
+    api("GET", "v1/admin/adapters", 403, superuser=200),
     # The operator of this server lets nobody add any.
     api("POST", "v1/admin/adapters", 403, body={"name": "a", "path": "a"}),
-    api("DELETE", "v1/admin/adapters/<path:name>", 403, staff=404, path="v1/admin/adapters/a"),
+    api("DELETE", "v1/admin/adapters/<path:name>", 403, superuser=404, path="v1/admin/adapters/a"),
     public("GET", "health"),
     public("GET", "ready"),
     public("GET", "openapi.json"),
@@ -284,8 +283,8 @@ LINES = [
     *admin_model("conversations/label", "{label_pk}"),
     *admin_model("accounts/auditevent", "{event_pk}", add=403, delete=403),
     *admin_model("conversations/serverprocess", "{process_pk}", add=403, delete=403),
-    # All staff may see the adapters; that none can be added here is told on the list.
-    *admin_model("llmapi/adapter", "{adapter_pk}", add=302, delete=403, staff=200, staff_adds=302),
+    # That none can be added here is told on the list.
+    *admin_model("llmapi/adapter", "{adapter_pk}", add=302, delete=403),
     # ---- the last, for it ends the session ----
     page("POST", "sign-out/", 302),
 ]
