@@ -63,14 +63,15 @@ class DoorServer(Server):
                 protocol.write(message["body"])
         else:
             await super().handle_reply(protocol, message)
-        if len(message.get("body", b"")) >= LARGE_PIECE and message.get("more_body"):
+        is_large = len(message.get("body", b"")) >= LARGE_PIECE and message.get("more_body")
+        if is_large and not is_event_stream(protocol):
             await self.has_room(protocol)
 
     async def has_room(self, protocol: Any) -> None:
         """Waits until most of what was written is on its way. daphne never does: of an export, all
-        that a slow client has not read yet would be in memory. (Events are small. Whoever sends
-        them goes on, so that no client keeps a request from its end by reading slowly.) One that
-        reads nothing is broken off."""
+        that a slow client has not read yet would be in memory. One that reads nothing is broken
+        off. (Not so of events: whoever sends those goes on, so that no client keeps a request from
+        its end by reading slowly.)"""
         least, moved_at = None, time.monotonic()
         while not protocol.finished and protocol.channel is not None:
             transport = protocol.channel.transport
@@ -111,6 +112,11 @@ class DoorServer(Server):
         for application in left:
             application.cancel()
         await asyncio.sleep(0.05)  # let the last bytes leave the buffers
+
+
+def is_event_stream(protocol: Any) -> bool:
+    types = protocol.responseHeaders.getRawHeaders(b"content-type", [])
+    return any(value.startswith(b"text/event-stream") for value in types)
 
 
 class DoorRequest(WebRequest):
