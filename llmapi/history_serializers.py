@@ -7,8 +7,8 @@ from rest_framework import serializers
 from rest_framework.request import Request
 
 from conversations.said import NewMessage
-from llmapi.fields import StrictField, StrictString, run_indexed
-from llmapi.parameters import MetadataField
+from llmapi.fields import StrictString
+from llmapi.parameters import ContentField, MetadataField
 from llmapi.parsers import parse_json
 from llmapi.serializers import MessageSerializer, StrictSerializer
 
@@ -29,14 +29,11 @@ class LabelSerializer(StrictSerializer):
     )
 
 
-class ItemContentField(StrictField):
+class ItemContentField(ContentField):
     """The content of an item: text, or text parts as the Responses API names them. Internal value:
     text, or (of several parts) what a chat calls them."""
 
-    expects = "a string or an array of content parts"
-    text = StrictString(required=True)
     types = ("input_text", "output_text", "text")
-    max_parts = 256
     neutral: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "annotations": ([], None),
         "logprobs": ([], None),
@@ -45,35 +42,15 @@ class ItemContentField(StrictField):
     """What an item that was read here, or an SDK, has beside the text."""
 
     default_error_messages = {
-        "empty": "May not be an empty array.",
-        "parts": "May hold {limit} parts at most (it has {count}).",
-        "part": "Must be an object with the keys 'type' and 'text'.",
         "part_type": "Parts of type '{type}' are not supported by this server; send "
         "{{'type': 'input_text'}} parts.",
         "part_keys": "The key '{extra}' of a text part is not supported by this server.",
     }
 
-    def json_schema(self) -> dict[str, Any]:
-        part = {
-            "type": "object",
-            "properties": {
-                "type": {"type": "string", "enum": list(self.types)},
-                "text": {"type": "string"},
-            },
-            "required": ["type", "text"],
-        }
-        return {"oneOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": part}]}
-
     def to_internal_value(self, data: Any) -> Any:
-        if isinstance(data, str):
-            return self.text.run_validation(data)
-        if not isinstance(data, list):
-            self.wrong_type(data)
-        if not data:
-            self.fail("empty")
-        if len(data) > self.max_parts:
-            self.fail("parts", limit=self.max_parts, count=len(data))
-        texts = list(run_indexed(self.part, data))
+        texts = super().to_internal_value(data)
+        if isinstance(texts, str):
+            return texts
         # One part is stored as the plain text that a chat would send: equal words, equal history.
         return texts[0] if len(texts) == 1 else [{"type": "text", "text": t} for t in texts]
 

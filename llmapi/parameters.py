@@ -169,6 +169,7 @@ class ContentField(StrictField):
 
     expects = "a string or an array of content parts"
     text = StrictString(required=True)
+    types: tuple[str, ...] = ("text",)
     max_parts = 256
 
     default_error_messages = {
@@ -183,7 +184,7 @@ class ContentField(StrictField):
         part = {
             "type": "object",
             "properties": {
-                "type": {"type": "string", "enum": ["text"]},
+                "type": {"type": "string", "enum": list(self.types)},
                 "text": {"type": "string"},
             },
             "required": ["type", "text"],
@@ -201,10 +202,10 @@ class ContentField(StrictField):
             self.fail("parts", limit=self.max_parts, count=len(data))
         return list(run_indexed(self.part, data))
 
-    def part(self, data: Any) -> dict[str, str]:
+    def part(self, data: Any) -> Any:
         if not isinstance(data, dict) or not isinstance(data.get("type"), str):
             self.fail("part")
-        if data["type"] != "text":
+        if data["type"] not in self.types:
             self.fail("part_type", type=data["type"][:40])
         for key in data:
             if key not in ("type", "text"):
