@@ -16,13 +16,16 @@ from django.db.models import BooleanField, Exists, ExpressionWrapper, OuterRef, 
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from conversations import folding, lockfile, rows, tree
-from conversations.jsontext import JSONValue
 from conversations.models import Completion, CompletionContent, Conversation, ServerProcess
-from conversations.paths import Leaf
-from conversations.said import NewMessage
-from conversations.tree import ChoiceEnd
-from conversations.writing import write_transaction
+from conversations.processes import lockfile
+from conversations.storage import rows
+from conversations.storage.jsontext import JSONValue
+from conversations.storage.writing import write_transaction
+from conversations.tree import placing
+from conversations.tree.paths import Leaf
+from conversations.tree.placing import ChoiceEnd
+from conversations.tree.said import NewMessage
+from conversations.usage import folding
 
 __all__ = [
     "ChoiceEnd",
@@ -114,7 +117,7 @@ def completion_start(new: NewCompletion) -> Started:
     with write_transaction():
         place = None
         if new.messages and new.keeps_text:
-            place = tree.place_input(
+            place = placing.place_input(
                 user_id=new.user_id,
                 api_key_id=new.api_key_id,
                 messages=new.messages,
@@ -231,7 +234,7 @@ def _end(completion: _Locked, end: CompletionEnd) -> None:
         return
     output = _output(end.choices)
     if completion.head_pk is not None:
-        tree.put_answers(
+        placing.put_answers(
             completion.pk,
             completion.head_pk,
             end.choices,

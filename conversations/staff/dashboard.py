@@ -15,7 +15,7 @@ from conversations import reviews
 from conversations.charts import Chart, Series
 from conversations.models import Completion, ServerProcess
 from conversations.services import HEARTBEAT_DEAD_AFTER_S
-from conversations.usage import (
+from conversations.usage.totals import (
     Usage,
     UsageQuery,
     Width,

@@ -80,7 +80,7 @@ def no_sweep() -> None:
 
 def sweeps_the_living() -> None:
     """Every other process is taken for dead."""
-    from conversations import lockfile
+    from conversations.processes import lockfile
 
     lockfile.is_held = lambda path: False
 

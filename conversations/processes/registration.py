@@ -11,8 +11,8 @@ from django.conf import settings
 from django.db import close_old_connections, connection
 
 from conversations import services
-from conversations.lockfile import LockFile, this_host
-from conversations.upkeep import Upkeep
+from conversations.processes.lockfile import LockFile, this_host
+from conversations.processes.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
 
