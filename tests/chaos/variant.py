@@ -73,9 +73,9 @@ def text_cut_short() -> None:
 
 def no_sweep() -> None:
     """What dead processes left running stays so."""
-    from conversations import services
+    from conversations.processes import registration
 
-    services.processes_sweep = lambda: 0
+    registration.processes_sweep = lambda: 0
 
 
 def sweeps_the_living() -> None:
