@@ -23,8 +23,8 @@ from conversations.models import Completion, Conversation, Message
 from conversations.paths import messages_in_order, path_of
 from conversations.selectors import readable
 from llmapi.errors import json_error
-from llmapi.playground_fields import FIELDS
-from llmapi.playground_words import words
+from llmapi.playground.fields import FIELDS
+from llmapi.playground.words import words
 from llmapi.services import models
 
 

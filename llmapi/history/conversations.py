@@ -9,16 +9,15 @@ from conversations import items, stored
 from conversations.erasing import StillRunning, conversation_erase
 from conversations.errors import ConversationBusy, NotFound
 from conversations.models import Conversation
-from llmapi import history_payloads as payloads
-from llmapi.history import BUSY, NOT_YOURS, HistoryView, owner_pk, paging
-from llmapi.history_serializers import (
+from llmapi.history import payloads
+from llmapi.history.access import BUSY, NOT_YOURS, WITHOUT_BODY, HistoryView, owner_pk, paging
+from llmapi.history.queries import check_include, check_no_query, read_query
+from llmapi.history.serializers import (
     LabelSerializer,
     NewConversationSerializer,
     NewItemsSerializer,
     messages_of,
-    validated,
 )
-from llmapi.queries import check_include, check_no_query, read_query
 from llmapi.schema import (
     ConversationListResponse,
     ConversationResponse,
@@ -26,9 +25,7 @@ from llmapi.schema import (
     ItemListResponse,
     ItemResponse,
 )
-from llmapi.views import ERRORS
-
-WITHOUT_BODY = {code: ERRORS[code] for code in (400, 401, 403)}
+from llmapi.strict import validated
 
 
 class ConversationsView(HistoryView):
