@@ -13,6 +13,7 @@ from django.utils import timezone
 from accounts import keys, services
 from accounts.errors import RateLimitExceeded
 from accounts.models import ApiKey, User
+from accounts.services import playground_keys
 
 
 def all_text_in_the_database() -> str:
@@ -331,7 +332,7 @@ def test_old_playground_keys_are_deleted_unless_something_was_asked_with_them(al
 
 @pytest.mark.django_db
 def test_playground_makes_so_many_keys_an_hour_for_one_user(alice, monkeypatch) -> None:
-    monkeypatch.setattr(services, "PLAYGROUND_KEYS_MADE", 3)
+    monkeypatch.setattr(playground_keys, "PLAYGROUND_KEYS_MADE", 3)
     for _ in range(3):
         services.playground_key_create(alice)
     with pytest.raises(RateLimitExceeded) as refused:
