@@ -145,7 +145,10 @@ class ModelsView(APIView):
         tags=["Models"],
     )
     def get(self, request: Request) -> Response:
-        return Response(payloads.model_list(models.cards(allowed_models(request))))
+        allowed = allowed_models(request)
+        cards = models.cards(allowed)
+        note = None if cards else models.why_none(allowed) or models.unavailable
+        return Response(payloads.model_list(cards, note))
 
 
 class ModelView(APIView):
