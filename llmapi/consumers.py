@@ -24,6 +24,7 @@ from accounts.limits.holders import holders_of
 from accounts.limits.limiter import limiter
 from accounts.models import ApiKey
 from llmapi import payloads, sse
+from llmapi.bodies import RequestSerializer
 from llmapi.completions import (
     Asker,
     Outcome,
@@ -50,7 +51,6 @@ from llmapi.serializers import (
     ChatCompletionSerializer,
     CompletionSerializer,
     EmbeddingSerializer,
-    RequestSerializer,
 )
 from llmapi.views import ChatCompletionsView, CompletionsView, DoorView, EmbeddingsView
 

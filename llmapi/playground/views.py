@@ -23,8 +23,8 @@ from conversations.own import stored
 from conversations.selectors import readable
 from conversations.tree.paths import messages_in_order, path_of
 from llmapi.errors import json_error
-from llmapi.playground_fields import FIELDS
-from llmapi.playground_words import words
+from llmapi.playground.fields import FIELDS
+from llmapi.playground.words import words
 from llmapi.services import models
 
 

@@ -7,19 +7,24 @@ from rest_framework.response import Response
 from accounts.models import ApiKey
 from conversations.errors import ConversationBusy, NotFound
 from conversations.models import Conversation
+<<<<<<< HEAD:llmapi/conversation_views.py
 from conversations.own import stored
 from conversations.retention.erasing import StillRunning, conversation_erase
 from conversations.tree import items
 from llmapi import history_payloads as payloads
 from llmapi.history import BUSY, NOT_YOURS, HistoryView, owner_pk, paging
 from llmapi.history_serializers import (
+=======
+from llmapi.history import payloads
+from llmapi.history.access import BUSY, NOT_YOURS, WITHOUT_BODY, HistoryView, owner_pk, paging
+from llmapi.history.queries import check_include, check_no_query, read_query
+from llmapi.history.serializers import (
+>>>>>>> w-door:llmapi/history/conversations.py
     LabelSerializer,
     NewConversationSerializer,
     NewItemsSerializer,
     messages_of,
-    validated,
 )
-from llmapi.queries import check_include, check_no_query, read_query
 from llmapi.schema import (
     ConversationListResponse,
     ConversationResponse,
@@ -27,9 +32,7 @@ from llmapi.schema import (
     ItemListResponse,
     ItemResponse,
 )
-from llmapi.views import ERRORS
-
-WITHOUT_BODY = {code: ERRORS[code] for code in (400, 401, 403)}
+from llmapi.strict import validated
 
 
 class ConversationsView(HistoryView):
