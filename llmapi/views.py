@@ -16,7 +16,7 @@ from rest_framework.views import APIView
 from accounts.models import ApiKey, Scope
 from llmapi import payloads
 from llmapi.bodies import RequestSerializer
-from llmapi.errors import RETRY_AFTER_S, ServerUnavailable
+from llmapi.errors import RETRY_AFTER_S, AsgiNeeded
 from llmapi.running import running
 from llmapi.schema import (
     ChatCompletionResponse,
@@ -62,9 +62,7 @@ class DoorView(APIView):
     serializer_class: ClassVar[type[RequestSerializer]]
 
     def refuse(self) -> NoReturn:
-        raise ServerUnavailable(
-            "This route needs the ASGI server: start it with 'manage.py serve'."
-        )
+        raise AsgiNeeded("This route needs the ASGI server: start it with 'manage.py serve'.")
 
 
 class ChatCompletionsView(DoorView):

@@ -9,13 +9,9 @@ from accounts.models import Scope
 from accounts.permissions import HasScope
 from conversations.errors import ConversationBusy, NotFound
 from conversations.models import Completion
-<<<<<<< HEAD:llmapi/history_views.py
 from conversations.own import stored
 from conversations.retention.erasing import StillRunning, completion_erase
 from conversations.tree.items import completion_label
-from llmapi import history_payloads as payloads
-=======
->>>>>>> w-door:llmapi/history/chats.py
 from llmapi.errors import InvalidRequest
 from llmapi.history import payloads
 from llmapi.history.access import (

@@ -7,19 +7,13 @@ from rest_framework.response import Response
 from accounts.models import ApiKey
 from conversations.errors import ConversationBusy, NotFound
 from conversations.models import Conversation
-<<<<<<< HEAD:llmapi/conversation_views.py
 from conversations.own import stored
 from conversations.retention.erasing import StillRunning, conversation_erase
 from conversations.tree import items
-from llmapi import history_payloads as payloads
-from llmapi.history import BUSY, NOT_YOURS, HistoryView, owner_pk, paging
-from llmapi.history_serializers import (
-=======
 from llmapi.history import payloads
 from llmapi.history.access import BUSY, NOT_YOURS, WITHOUT_BODY, HistoryView, owner_pk, paging
 from llmapi.history.queries import check_include, check_no_query, read_query
 from llmapi.history.serializers import (
->>>>>>> w-door:llmapi/history/conversations.py
     LabelSerializer,
     NewConversationSerializer,
     NewItemsSerializer,
