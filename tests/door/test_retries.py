@@ -12,7 +12,8 @@ import config.urls  # noqa: F401
 from accounts import errors as accounts
 from accounts.errors import ApiError
 from conversations import errors as history
-from llmapi import adapters, errors, playground
+from llmapi import adapters, errors
+from llmapi.playground.views import SignedOut
 
 MENDED = {
     accounts.RateLimitExceeded: [
@@ -66,7 +67,7 @@ NOT_RETRIED = {
         errors.HostNotAllowed,
         adapters.AddingOff,
         adapters.UnknownAdapter,
-        playground.SignedOut,
+        SignedOut,
     )
 } | {history.NotFound: [history.NotFound("conversation", "conv_1", param="id")]}
 """What no SDK sends again."""
