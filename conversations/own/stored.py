@@ -14,6 +14,7 @@ from django.db.models.expressions import RawSQL
 
 from conversations.errors import NotFound
 from conversations.models import Completion, Conversation, Message
+from conversations.storage import keyset
 from conversations.storage.plainly import plainly
 from conversations.tree import paths
 
@@ -149,14 +150,12 @@ def _may_be_id(text: str) -> bool:
 
 def _page(rows: QuerySet[Row], known: QuerySet[Row], time: str, cut: Cut, kind: str) -> Page[Row]:
     """`known`: the rows that `after` may name. Both are walked by the index over user and time."""
+    place = None
     if cut.after is not None:
-        place = _one(known, cut.after, kind, "after")
-        at, way = getattr(place, time), "lt" if cut.descending else "gt"
-        beyond = Q(**{f"{time}__{way}": at}) | Q(**{f"pk__{way}": place.pk})
-        # The first condition is the index's; the second parts rows of the same moment.
-        rows = rows.filter(**{f"{time}__{way}e": at}).filter(beyond)
-    sign = "-" if cut.descending else ""
-    found = list(rows.order_by(f"{sign}{time}", f"{sign}pk")[: cut.limit + 1])
+        row = _one(known, cut.after, kind, "after")
+        place = getattr(row, time), row.pk
+    ordered = keyset.in_order(rows, time, descending=cut.descending, after=place)
+    found = list(ordered[: cut.limit + 1])
     return Page(found[: cut.limit], len(found) > cut.limit)
 
 

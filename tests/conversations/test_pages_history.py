@@ -210,6 +210,10 @@ def test_a_long_search_stops_and_goes_on_where_it_stopped(reader, chats, monkeyp
         steps += 1
     assert titles(answer) == ["Question 7"]
     assert steps == 2
+    # Back by the way it came: nothing in the window before it, so from the beginning.
+    back = reader.get("/history/" + answer.context["newer_link"])
+    assert back.context["found"].looked_until == made[2].updated_at
+    assert not back.context["newer_link"]
 
 
 def test_requests_of_all_kinds_are_listed_with_how_they_ended(reader, alice, bob, history) -> None:
