@@ -41,6 +41,7 @@ from conversations.staff.reading import (
     time_shown,
 )
 from conversations.staff.reviewing import ReviewedAdmin, may_review
+from conversations.tree.said import prompt_texts, readable
 
 
 class ConversationList(ChangeList):
@@ -244,10 +245,10 @@ class CompletionAdmin(PrunedAdmin, ErasedCompletions, ExportedAdmin):
         return {
             "may_read": True,
             "content": content,
-            "prompts": selectors.prompt_texts(content.prompt) if content else [],
-            "question": selectors.readable(head.content) if head else "",
+            "prompts": prompt_texts(content.prompt) if content else [],
+            "question": readable(head.content) if head else "",
             "answers": [
-                (answer, selectors.readable(answer.content))
+                (answer, readable(answer.content))
                 for answer in obj.outputs.order_by("choice_index")
             ],
         }

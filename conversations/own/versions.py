@@ -8,8 +8,8 @@ from django.db.models import TextField
 from django.db.models.functions import Cast, Length
 
 from conversations.models import Completion, Conversation, Message
-from conversations.selectors import readable
 from conversations.tree.paths import Tree
+from conversations.tree.said import readable
 
 MOST_MESSAGES = 100
 MOST_CHARACTERS = 400_000

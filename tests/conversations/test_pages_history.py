@@ -11,7 +11,7 @@ from django.utils import timezone
 from accounts import services as accounts
 from accounts.models import ApiKey
 from conversations.models import Completion, Conversation
-from conversations.own import searching
+from conversations.own import passages
 from conversations.storage import keyset
 from tests.accounts.pages import signed_in
 
@@ -275,9 +275,9 @@ def test_no_list_counts_or_reads_all_rows(reader, chats) -> None:
 
 
 def test_excerpts_are_lines_without_the_ends_of_escapes() -> None:
-    assert searching.around('"Say \\"hi\\"\\nto 北京\\u000b"', is_start=True).startswith(
+    assert passages.around('"Say \\"hi\\"\\nto 北京\\u000b"', is_start=True).startswith(
         'Say "hi" to 北京'
     )
-    assert searching.around("alf a word then all\\", is_start=False) == "… a word then all"
-    pieces = list(searching.highlighted("Aa b AA", ["aa"]))
+    assert passages.around("alf a word then all\\", is_start=False) == "… a word then all"
+    pieces = list(passages.highlighted("Aa b AA", ["aa"]))
     assert pieces == [("Aa", True), (" b ", False), ("AA", True)]
