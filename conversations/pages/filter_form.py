@@ -53,6 +53,12 @@ class FilterForm(forms.Form):
     def _choices(self, name: str, choices: list[tuple[Any, Any]]) -> None:
         self.fields[name].choices = choices  # type: ignore[attr-defined]
 
+    def clean_q(self) -> str:
+        term: str = self.cleaned_data["q"]
+        if len(term.split()) > MOST_WORDS:
+            raise forms.ValidationError(_("Search for %(n)d words at most.") % {"n": MOST_WORDS})
+        return term
+
     def clean(self) -> dict[str, Any]:
         wanted = self.cleaned_data
         if wanted.get("since") and wanted.get("until") and wanted["since"] > wanted["until"]:
@@ -62,7 +68,7 @@ class FilterForm(forms.Form):
     @property
     def wanted(self) -> Wanted:
         """Of a valid form."""
-        words = tuple(self.cleaned_data["q"].split()[:MOST_WORDS])
+        words = tuple(self.cleaned_data["q"].split())
         rest = {k: v for k, v in self.cleaned_data.items() if k != "q"}
         return Wanted(words=words, **rest)
 

@@ -138,6 +138,15 @@ def test_words_are_found_in_messages_and_titles_and_shown_with_what_is_around(
     assert titles(reader.get("/history/", {"q": "lions elephants"})) == []
 
 
+def test_a_word_too_many_is_refused_and_not_left_out(reader, alice, history) -> None:
+    history.say(alice, [U1], "one two three four five six seven eight nine")
+    eight = "one two three four five six seven eight"
+    assert titles(reader.get("/history/", {"q": eight})) == ["Where are zebras?"]
+    refused = reader.get("/history/", {"q": f"{eight} nine"})
+    assert titles(refused) == []
+    assert "Search for 8 words at most." in refused.content.decode()
+
+
 def test_a_search_by_id_leads_to_the_page_of_what_it_names(reader, alice, bob, history) -> None:
     own_chat, others = history.say(alice, [U1], A1[1]), history.say(bob, [U1], A1[1])
     conversation = own_chat.conversation.public_id
