@@ -57,6 +57,7 @@ from llmapi.views import ChatCompletionsView, CompletionsView, DoorView, Embeddi
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 10.0
+NO_STORE = (b"cache-control", b"no-store")
 
 
 class ClientGone(Exception):
@@ -232,7 +233,7 @@ class DoorConsumer(AsyncHttpConsumer):
         self.status = status
         length = (b"content-length", str(len(body)).encode())
         await self.send_response(
-            status, body, headers=[*self.headers(b"application/json"), length, *extra]
+            status, body, headers=[*self.headers(b"application/json"), NO_STORE, length, *extra]
         )
 
     async def send_error(self, error: ApiError) -> None:
@@ -295,7 +296,7 @@ class GenerationConsumer(DoorConsumer):
             self.status = 200
             headers = [
                 *self.headers(b"text/event-stream; charset=utf-8"),
-                (b"cache-control", b"no-cache"),
+                NO_STORE,
                 (b"x-accel-buffering", b"no"),  # nginx: pass events on as they come
             ]
             await self.send_headers(status=200, headers=headers)
