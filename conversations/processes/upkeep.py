@@ -8,6 +8,7 @@ import time
 from django.db import close_old_connections, connection
 
 from conversations.retention.pruning import limits_now, prune
+from conversations.retention.traces import log_empty
 from conversations.usage.folding import hours_fold
 
 logger = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Upkeep:
                 self._prune_from = time.monotonic() + PRUNE_EVERY_S
                 pruned = prune(limits_now(), should_stop=self._stopping.is_set)
                 if pruned:
+                    log_empty()
                     logger.info("pruned what is too old: %s", pruned)
                 if connection.vendor == "sqlite":
                     analyse()
