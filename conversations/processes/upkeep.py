@@ -55,8 +55,8 @@ class Upkeep:
             close_old_connections()
             hours_fold(should_stop=self._stopping.is_set)
             if time.monotonic() >= self._prune_from:
-                self._prune_from = time.monotonic() + PRUNE_EVERY_S
                 pruned = prune(limits_now(), should_stop=self._stopping.is_set)
+                self._prune_from = time.monotonic() + PRUNE_EVERY_S
                 if pruned:
                     log_empty()
                     logger.info("pruned what is too old: %s", pruned)

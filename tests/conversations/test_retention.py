@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
 from pydantic import ValidationError
 
@@ -262,6 +262,25 @@ def test_a_label_goes_with_the_last_text_that_had_it(alice, history) -> None:
     assert set(Label.objects.values_list("name", flat=True)) == {"both", "one", "for later"}
     completion_erase(Completion.objects.get(erased_at=None).pk)
     assert set(Label.objects.values_list("name", flat=True)) == {"for later"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_pruning_that_fails_is_tried_again_with_the_next_folding(keep, monkeypatch) -> None:
+    keep(30)
+    tries = threading.Semaphore(0)
+
+    def fail(*args, **options):
+        tries.release()
+        raise OperationalError("the database is away")
+
+    monkeypatch.setattr(upkeep, "FOLD_EVERY_S", 0.01)
+    monkeypatch.setattr(upkeep, "prune", fail)
+    keeper = upkeep.Upkeep()
+    keeper.start()
+    try:
+        assert all(tries.acquire(timeout=20) for _ in range(2))
+    finally:
+        keeper.stop()
 
 
 # ---- the files -----------------------------------------------------------------------------------
