@@ -61,6 +61,23 @@ class BodyTooLarge(ApiError):
     code = "request_too_large"
 
 
+class RequestTimeout(ApiError):
+    """Of a request that came too slowly."""
+
+    status_code = 408
+    code = "request_timeout"
+
+
+class AddressTooLong(ApiError):
+    status_code = 414
+    code = "address_too_long"
+
+
+class HeadersTooLarge(ApiError):
+    status_code = 431
+    code = "headers_too_large"
+
+
 class UnsupportedMediaType(ApiError):
     status_code = 415
     code = "unsupported_media_type"
@@ -115,8 +132,10 @@ class ServerUnavailable(ApiError):
     error_type = "server_error"
     code = "unavailable"
 
-    def __init__(self, message: str, *, code: str | None = None) -> None:
-        super().__init__(message, code=code, headers={"Retry-After": str(RETRY_AFTER_S)})
+    def __init__(
+        self, message: str, *, code: str | None = None, retry_after_s: int = RETRY_AFTER_S
+    ) -> None:
+        super().__init__(message, code=code, headers={"Retry-After": str(retry_after_s)})
 
 
 class GenerationFailed(ApiError):
