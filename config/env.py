@@ -116,6 +116,12 @@ class ServerSettings(BaseSettings):
     max_pending: int = Field(
         256, ge=1, description="Requests accepted and not finished; past it, 503 with Retry-After."
     )
+    max_pending_per_user: int | None = Field(
+        None,
+        ge=1,
+        description="The same of one user, over all keys; past it, 429 with Retry-After. Default: "
+        "as many as there are places free for others, so that one alone may have half of them.",
+    )
 
     # ---- defaults for what requests leave out ---------------------------------------------------
     default_max_tokens: int = Field(

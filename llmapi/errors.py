@@ -138,6 +138,15 @@ class ServerUnavailable(ApiError):
         super().__init__(message, code=code, headers={"Retry-After": str(retry_after_s)})
 
 
+class Overloaded(ServerUnavailable):
+    """Too much at once. One line in the log for each is enough: there will be many."""
+
+    def __init__(self, message: str, *, retry_after_s: int = RETRY_AFTER_S) -> None:
+        super().__init__(
+            f"{message} Try again in a moment.", code="overloaded", retry_after_s=retry_after_s
+        )
+
+
 class GenerationFailed(ApiError):
     """The engine could not answer this request. A retry would meet the same, so clients should
     not."""
@@ -339,9 +348,7 @@ def what_instead_of(path: str) -> str:
 
 
 def overloaded(request: HttpRequest) -> HttpResponse:
-    error = ServerUnavailable(
-        "The server is busy with other requests. Try again in a moment.", code="overloaded"
-    )
+    error = Overloaded("The server is busy with other requests.")
     if pages.wants_page(request):
         return pages.error_page(
             503, _("The server is busy"), _("Try again in a moment."), error.headers

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from llmapi.errors import BodyTooLarge, ServerUnavailable
+from llmapi.errors import BodyTooLarge, Overloaded
 
 PIECE = 64 * 1024
 """Bytes that are kept together. One array for each body would be moved as it grows, and leave holes
@@ -21,14 +21,11 @@ class Bodies:
 
     def check(self, size: int, held: int = 0) -> None:
         """Whether a body may have `size` bytes, of which `held` are here. Raises BodyTooLarge,
-        ServerUnavailable."""
+        Overloaded."""
         if size > self.most_bytes:
             raise BodyTooLarge(f"The request body may have {self.most_bytes} bytes at most.")
         if size > self.most_together - (self.held - held):
-            raise ServerUnavailable(
-                "The server is receiving too many long requests. Try again in a moment.",
-                code="overloaded",
-            )
+            raise Overloaded("The server is receiving too many long requests.")
 
 
 class Body:
@@ -45,7 +42,7 @@ class Body:
         self.closed = False
 
     def write(self, data: bytes) -> None:
-        """Raises BodyTooLarge, ServerUnavailable."""
+        """Raises BodyTooLarge, Overloaded."""
         self._bodies.check(self.size + len(data), self._held)
         self._last += data
         if len(self._last) >= PIECE:
