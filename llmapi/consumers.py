@@ -19,7 +19,7 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
 
-from accounts.errors import LimitReached
+from accounts.errors import InvalidApiKey, LimitReached
 from accounts.limits.holders import holders_of
 from accounts.limits.limiter import limiter
 from accounts.models import ApiKey
@@ -39,12 +39,15 @@ from llmapi.errors import (
     ApiError,
     BodyTooLarge,
     InvalidRequest,
+    Overloaded,
     ServerUnavailable,
     as_api_error,
     envelope,
 )
+from llmapi.lanes import known_keys, lane_of_user
 from llmapi.middleware import new_request_id
 from llmapi.parsers import parse_json
+from llmapi.pending import Ticket, pending
 from llmapi.running import running
 from llmapi.serializers import (
     ChatCompletionSerializer,
@@ -60,6 +63,10 @@ KEEP_ALIVE_S = 10.0
 NO_STORE = (b"cache-control", b"no-store")
 
 
+def nothing() -> None:
+    """What is done where no server counts bodies."""
+
+
 class ClientGone(Exception):
     """Nobody waits for the answer: what was not accepted yet need not be."""
 
@@ -69,6 +76,9 @@ class DoorConsumer(AsyncHttpConsumer):
     answer."""
 
     view: ClassVar[type[DoorView]]
+    body: list[bytes]
+    """As far as it has come, and is not yet looked at."""
+
     asked: Any
     """The serializer of the body, once it was found valid."""
 
@@ -98,11 +108,12 @@ class DoorConsumer(AsyncHttpConsumer):
         if self.body_bytes > settings.LLMAPI.max_body_bytes:
             limit = settings.LLMAPI.max_body_bytes
             error = BodyTooLarge(f"The request body may have {limit} bytes at most.")
+            self.body.clear()
             self.start(self.send_error(error))
             return
         self.body.append(piece)
         if not message.get("more_body"):
-            self.start(self.answer_or_error(b"".join(self.body)))
+            self.start(self.answer_or_error())
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         self.task = running.start(work)
@@ -114,15 +125,21 @@ class DoorConsumer(AsyncHttpConsumer):
         await getattr(self, get_handler_name(message))(message)
 
     async def http_disconnect(self, message: dict[str, Any]) -> None:
-        """The client left, or the answer is complete: daphne says the same of both."""
+        """The client left, or the answer is complete: daphne says the same of both. `reason`: why
+        the client counts as gone, if it did not leave by itself."""
         if self.task is not None:
-            self.task.cancel()
+            self.task.cancel(message.get("reason"))
         raise StopConsumer
 
-    async def answer_or_error(self, body: bytes) -> None:
+    async def answer_or_error(self) -> None:
+        ticket = None
         try:
-            running.check_room(settings.LLMAPI.max_pending)
-            self.outcome = await admit(partial(self.accept, body))
+            running.check_open()
+            own = settings.LLMAPI
+            lane = known_keys.lane(self.authorization)
+            ticket = pending.enter(lane, own.max_pending, own.max_pending_per_user)
+            self.outcome = await admit(partial(self.accept, ticket), lane)
+            self.scope.get("forget_body", nothing)()
             await self.answer(self.outcome)
         except asyncio.CancelledError:
             if running.expired:  # it was the server that left, so the client still listens
@@ -130,14 +147,18 @@ class DoorConsumer(AsyncHttpConsumer):
             raise
         except Exception as error:
             await self.send_error(as_api_error(error))
+        finally:
+            if ticket is not None:
+                ticket.leave(was_accepted=self.outcome is not None)
 
-    def accept(self, body: bytes) -> Outcome:
+    def accept(self, ticket: Ticket) -> Outcome:
         """All that is done before anything is generated, in one go on a thread: who asks, for what,
         and that it is written down."""
         self.check_still_there()  # it may have waited long for the thread
         self.asker = self.identify()
         try:
-            self.asked = self.validate(body)
+            ticket.move(lane_of_user(self.asker.user_id))
+            self.asked = self.validate(self.take_body())
             self.request = self.asked.to_request()
             self.check_still_there()
             asked = self.asked
@@ -153,6 +174,11 @@ class DoorConsumer(AsyncHttpConsumer):
             self.limit_headers = outcome.reservation.headers
         return outcome
 
+    def take_body(self) -> bytes:
+        """What came; it is kept here no longer."""
+        body, self.body = b"".join(self.body), []
+        return body
+
     def check_still_there(self) -> None:
         if self.task is not None and self.task.cancelling():
             raise ClientGone
@@ -167,11 +193,16 @@ class DoorConsumer(AsyncHttpConsumer):
         view.setup(request)
         drf_request = view.initialize_request(request)
         view.request = drf_request
-        view.initial(drf_request)
+        try:
+            view.initial(drf_request)
+        except InvalidApiKey:
+            known_keys.forget(self.authorization)
+            raise
         user = drf_request.user
         key = drf_request.auth if isinstance(drf_request.auth, ApiKey) else None
         if user.pk is None:  # the permission classes let nobody else in
             raise PermissionDenied
+        known_keys.learn(self.authorization, user.pk)
         return Asker(
             user.pk,
             key.pk if key else None,
@@ -179,6 +210,10 @@ class DoorConsumer(AsyncHttpConsumer):
             holders_of(user, key),
             tuple(key.allowed_models) if key else (),
         )
+
+    @property
+    def authorization(self) -> bytes:
+        return dict(self.scope["headers"]).get(b"authorization", b"")
 
     def validate(self, body: bytes) -> RequestSerializer:
         headers = dict(self.scope["headers"])
@@ -238,7 +273,7 @@ class DoorConsumer(AsyncHttpConsumer):
 
     async def send_error(self, error: ApiError) -> None:
         """The envelope: as a response, or as an event once a stream has begun."""
-        if error.status_code >= 500:
+        if error.status_code >= 500 and not isinstance(error, Overloaded):
             logger.warning("%s: %s", self.request_id, error.message)
         if self.status is not None:
             await self.send_body(sse.event(envelope(error)) + sse.DONE)
