@@ -82,6 +82,13 @@ class ServerSettings(BaseSettings):
     echo_delay_ms: int = Field(
         0, ge=0, le=60_000, description="Milliseconds that `echo` waits before each word."
     )
+    engine_timeout_s: float = Field(
+        300.0,
+        ge=0,
+        le=86_400,
+        description="How long the engine may work on requests without finishing a forward pass; "
+        "past it, it is killed and started again. 0: as long as it takes.",
+    )
     model_name: str | None = Field(
         None, min_length=1, max_length=200, description="Model id shown to clients."
     )
