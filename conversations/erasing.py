@@ -15,7 +15,13 @@ from django.db import connection, models
 from django.utils import timezone
 
 from conversations import tree
-from conversations.models import Completion, CompletionContent, Conversation, Message
+from conversations.models import (
+    Completion,
+    CompletionContent,
+    Conversation,
+    IdempotencyKey,
+    Message,
+)
 from conversations.writing import write_transaction
 
 Status = Completion.Status
@@ -202,6 +208,8 @@ def _forget(completion_pks: list[int]) -> None:
     for start in range(0, len(completion_pks), COMPLETIONS_AT_ONCE):
         pks = completion_pks[start : start + COMPLETIONS_AT_ONCE]
         CompletionContent.objects.filter(pk__in=pks).delete()
+        # The key stands for the request still: what was deleted is not to be said anew by itself.
+        IdempotencyKey.objects.filter(completion__in=pks).update(answer="")
         Completion.objects.filter(pk__in=pks).update(
             conversation=None,
             head=None,

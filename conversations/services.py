@@ -17,8 +17,15 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from conversations import folding, lockfile, rows, tree
+from conversations.idempotency import KeyTaken, KeyUse, key_take
 from conversations.jsontext import JSONValue
-from conversations.models import Completion, CompletionContent, Conversation, ServerProcess
+from conversations.models import (
+    Completion,
+    CompletionContent,
+    Conversation,
+    IdempotencyKey,
+    ServerProcess,
+)
 from conversations.paths import Leaf
 from conversations.said import NewMessage
 from conversations.tree import ChoiceEnd
@@ -27,6 +34,8 @@ from conversations.writing import write_transaction
 __all__ = [
     "ChoiceEnd",
     "CompletionEnd",
+    "KeyTaken",
+    "KeyUse",
     "NewCompletion",
     "NewMessage",
     "Started",
@@ -73,6 +82,9 @@ class NewCompletion:
     keeps_text: bool = True
     """False: nothing of what is said is ever written, neither now nor at its end."""
 
+    idempotency: KeyUse | None = None
+    """The key by which its client may send it again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -99,6 +111,8 @@ class CompletionEnd:
     duration_ms: int | None
     error: str = ""
     cached_tokens: int = 0
+    answer: str = ""
+    """As JSON, to be sent again for its idempotency key; empty: it has none, or none is kept."""
 
 
 def completion_start(new: NewCompletion) -> Started:
@@ -106,7 +120,7 @@ def completion_start(new: NewCompletion) -> Started:
 
     A chat's messages go into the tree of the conversation that they continue or begin.
     Raises ValueError for a chat without messages; ConversationChanged if the end of a conversation
-    that it continues by id is not there any more.
+    that it continues by id is not there any more; KeyTaken if its idempotency key is in use.
     """
     if new.kind == Completion.Kind.CHAT and not new.messages:
         raise ValueError("a chat completion needs at least one message")
@@ -148,6 +162,8 @@ def completion_start(new: NewCompletion) -> Started:
                 prompt=new.prompt if new.keeps_text else None,
             )
         )
+        if new.idempotency is not None:
+            key_take(new.user_id, new.idempotency, completion_pk, now)
     return Started(completion_pk, now, place.conversation_id if place else None)
 
 
@@ -241,6 +257,8 @@ def _end(completion: _Locked, end: CompletionEnd) -> None:
         )
         output = []
     rows.update(CompletionContent, completion.pk, output=output)
+    if end.answer:
+        IdempotencyKey.objects.filter(completion=completion.pk).update(answer=end.answer)
     if completion.conversation_pk is not None:
         # What was reviewed has gone on: it is to be looked at again.
         rows.update(Conversation, completion.conversation_pk, updated_at=now, reviewed_at=None)
