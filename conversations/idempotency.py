@@ -16,13 +16,14 @@ from typing import Self
 from django.conf import settings
 from django.utils import timezone
 
-from conversations import rows
-from conversations.erasing import COMPLETIONS_AT_ONCE, batches
 from conversations.errors import AnswerNotKept, KeyInFlight, KeyReused
 from conversations.models import Completion, IdempotencyKey
-from conversations.writing import write_transaction
+from conversations.storage import rows
+from conversations.storage.portions import keys_in_portions
+from conversations.storage.writing import write_transaction
 
 Status = Completion.Status
+KEYS_AT_ONCE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ def keys_prune(*, should_stop: Callable[[], bool] = lambda: False) -> int:
     old = IdempotencyKey.objects.filter(created_at__lte=kept_since())
     old = old.exclude(completion__status=Status.RUNNING)
     pruned = 0
-    for pks in batches(old, COMPLETIONS_AT_ONCE):
+    for pks in keys_in_portions(old, KEYS_AT_ONCE):
         if should_stop():
             break
         with write_transaction():

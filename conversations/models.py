@@ -9,7 +9,7 @@ from django.db import models
 from django.utils import timezone
 
 from conversations.ids import conversation_id, message_id
-from conversations.jsontext import ReadableJSONEncoder
+from conversations.storage.jsontext import ReadableJSONEncoder
 
 
 class ServerProcess(models.Model):
@@ -219,6 +219,10 @@ class Completion(models.Model):
     )
 
     metadata = models.JSONField(default=dict, blank=True, help_text="The client's own labels.")
+    was_answered = models.BooleanField(
+        default=False,
+        help_text="Whether it brought its conversation an answer, or a part, be it deleted since.",
+    )
     is_stored = models.BooleanField(
         default=True, help_text="Whether the API lists it; a request may ask for `store: false`."
     )
@@ -316,7 +320,7 @@ class UsageHour(models.Model):
     """What one key used of one model in one hour that is over: completions, folded.
 
     Counts of the hour in which the requests began. Hours that are not folded yet are counted from
-    the completions themselves (`conversations.usage`).
+    the completions themselves (`conversations.usage.totals`).
     """
 
     hour = models.DateTimeField(help_text="When it began.")

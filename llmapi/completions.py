@@ -149,10 +149,10 @@ def answered_to(asker: Asker, request: Request, key: KeyUse) -> Answered | None:
     return answered
 
 
-async def admit(accepting: Callable[[], Outcome | Answered]) -> Outcome | Answered:
-    """What `accepting` accepts, on a thread for admission. If the caller is cancelled meanwhile,
-    the row that is written all the same gets its end."""
-    admitting = running.start_write(admission.run(accepting))
+async def admit(accepting: Callable[[], Outcome | Answered], lane: str) -> Outcome | Answered:
+    """What `accepting` accepts, on a thread for admission, when it is the lane's turn. If the
+    caller is cancelled meanwhile, the row that is written all the same gets its end."""
+    admitting = running.start_write(admission.run_in_turn(lane, accepting))
     try:
         return await asyncio.shield(admitting)
     except asyncio.CancelledError:

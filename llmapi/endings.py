@@ -86,5 +86,5 @@ def status_after(error: BaseException) -> Completion.Status:
 
 def sentence_about(error: BaseException) -> str:
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return "The server was shut down." if running.expired else ""
+        return "The server was shut down." if running.expired else str(error)
     return (error if isinstance(error, ApiError) else as_api_error(error)).message

@@ -17,6 +17,8 @@ from typing import ParamSpec, TypeVar
 from django.db import DEFAULT_DB_ALIAS, close_old_connections, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from llmapi.turns import Turns
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -33,6 +35,18 @@ class Executor:
         self.threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self._connections: set[BaseDatabaseWrapper] = set()
+        self._turns = Turns(2 * threads)  # so that the next is there when a thread is free
+
+    async def run_in_turn(
+        self, lane: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The same; of those that wait for a thread, each lane's next in turn."""
+        turns = self._turns
+        await turns.take(lane)
+        try:
+            return await self.run(function, *args, **kwargs)
+        finally:
+            turns.leave()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`function(*args, **kwargs)` on one of the threads."""
@@ -53,6 +67,7 @@ class Executor:
 
     def close(self) -> None:
         """Wait for running jobs, end the threads and close their connections."""
+        self._turns = Turns(2 * self.threads)
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True)

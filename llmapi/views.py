@@ -22,6 +22,7 @@ from rest_framework.views import APIView
 from accounts.models import ApiKey, Scope
 from conversations.errors import IDEMPOTENCY_KEY
 from llmapi import payloads
+from llmapi.bodies import RequestSerializer
 from llmapi.errors import RETRY_AFTER_S, AsgiNeeded
 from llmapi.running import running
 from llmapi.schema import (
@@ -37,7 +38,6 @@ from llmapi.serializers import (
     ChatCompletionSerializer,
     CompletionSerializer,
     EmbeddingSerializer,
-    RequestSerializer,
 )
 from llmapi.services import models
 
@@ -171,7 +171,10 @@ class ModelsView(APIView):
         tags=["Models"],
     )
     def get(self, request: Request) -> Response:
-        return Response(payloads.model_list(models.cards(allowed_models(request))))
+        allowed = allowed_models(request)
+        cards = models.cards(allowed)
+        note = None if cards else models.why_none(allowed) or models.unavailable
+        return Response(payloads.model_list(cards, note))
 
 
 class ModelView(APIView):

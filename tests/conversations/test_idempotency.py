@@ -98,7 +98,7 @@ def test_an_erased_request_gets_no_answer_by_a_late_end(alice, history) -> None:
 
 
 def test_old_keys_go_in_batches_and_others_stay(alice, history, monkeypatch) -> None:
-    monkeypatch.setattr(idempotency, "COMPLETIONS_AT_ONCE", 2)
+    monkeypatch.setattr(idempotency, "KEYS_AT_ONCE", 2)
     for number in range(5):
         use = KeyUse.of(b"%d" % number, b"")
         history.finish(history.start(alice, prompt="x", idempotency=use), "y")

@@ -10,10 +10,10 @@ from django.utils import timezone
 
 from accounts.models import ApiKey
 from accounts.services import key_create
-from conversations.erasing import user_erase
 from conversations.idempotency import keys_prune
 from conversations.models import Completion, IdempotencyKey
-from conversations.retention import Limits, prune
+from conversations.retention.erasing import user_erase
+from conversations.retention.pruning import Limits, prune
 from llmapi import outcomes
 from llmapi.executors import database
 from llmapi.services import models

@@ -69,7 +69,7 @@ def test_of_many_keys_the_newest_few_go_on_working(alice) -> None:
 
 
 def test_who_asks_for_too_many_keys_is_told_when_to_come_again(alice, monkeypatch) -> None:
-    monkeypatch.setattr("accounts.services.PLAYGROUND_KEYS_MADE", 1)
+    monkeypatch.setattr("accounts.services.playground_keys.PLAYGROUND_KEYS_MADE", 1)
     assert alice.post(KEY).status_code == 200
     refused = alice.post(KEY)
     assert (refused.status_code, ApiKey.objects.count()) == (429, 1)
@@ -86,6 +86,12 @@ def test_every_model_is_offered_with_what_it_answers_with(alice, monkeypatch) ->
     assert set(offered["random"]["defaults"]) == defaults
     assert offered["gpt-4"]["defaults"] == offered["random"]["defaults"]
     assert offered["random"]["defaults"]["max_tokens"] == 512
+
+
+def test_code_is_shown_with_the_operators_address(alice, settings) -> None:
+    assert config_of(alice.get("/playground/"))["base_url"] == "http://testserver/v1"
+    settings.LLMAPI = settings.LLMAPI.model_copy(update={"public_url": "https://llm.example.org"})
+    assert config_of(alice.get("/playground/"))["base_url"] == "https://llm.example.org/v1"
 
 
 async def test_a_conversation_comes_as_it_is_to_be_sent_again(client, user) -> None:
