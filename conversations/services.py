@@ -12,7 +12,8 @@ from datetime import datetime
 
 from django.utils import timezone
 
-from conversations.models import Completion, CompletionContent, Conversation
+from conversations.idempotency import KeyTaken, KeyUse, key_take
+from conversations.models import Completion, CompletionContent, Conversation, IdempotencyKey
 from conversations.storage import rows
 from conversations.storage.jsontext import JSONValue
 from conversations.storage.writing import write_transaction
@@ -26,6 +27,8 @@ from conversations.usage import folding
 __all__ = [
     "ChoiceEnd",
     "CompletionEnd",
+    "KeyTaken",
+    "KeyUse",
     "NewCompletion",
     "NewMessage",
     "Started",
@@ -66,6 +69,9 @@ class NewCompletion:
     keeps_text: bool = True
     """False: nothing of what is said is ever written, neither now nor at its end."""
 
+    idempotency: KeyUse | None = None
+    """The key by which its client may send it again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -92,6 +98,8 @@ class CompletionEnd:
     duration_ms: int | None
     error: str = ""
     cached_tokens: int = 0
+    answer: str = ""
+    """As JSON, to be sent again for its idempotency key; empty: it has none, or none is kept."""
 
 
 def completion_start(new: NewCompletion) -> Started:
@@ -99,7 +107,7 @@ def completion_start(new: NewCompletion) -> Started:
 
     A chat's messages go into the tree of the conversation that they continue or begin.
     Raises ValueError for a chat without messages; ConversationChanged if the end of a conversation
-    that it continues by id is not there any more.
+    that it continues by id is not there any more; KeyTaken if its idempotency key is in use.
     """
     if new.kind == Completion.Kind.CHAT and not new.messages:
         raise ValueError("a chat completion needs at least one message")
@@ -141,6 +149,8 @@ def completion_start(new: NewCompletion) -> Started:
                 prompt=new.prompt if new.keeps_text else None,
             )
         )
+        if new.idempotency is not None:
+            key_take(new.user_id, new.idempotency, completion_pk, now)
     return Started(completion_pk, now, place.conversation_id if place else None)
 
 
@@ -284,6 +294,8 @@ def _end(completion: _Locked, end: CompletionEnd) -> None:
         is_in_tree = completion.conversation_pk is not None
         output = [] if is_in_tree else _output(end.choices)
         rows.update(CompletionContent, completion.pk, output=output)
+        if end.answer:
+            IdempotencyKey.objects.filter(completion=completion.pk).update(answer=end.answer)
 
 
 def _put_answers(completion: _Locked, end: CompletionEnd, now: datetime) -> bool:

@@ -65,8 +65,8 @@ class RequestTimeout(ApiError):
     """Of a request that came too slowly."""
 
     status_code = 408
-    retry_after_s = 1
     code = "request_timeout"
+    retry_after_s = 1
 
 
 class AddressTooLong(ApiError):

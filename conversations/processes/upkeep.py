@@ -7,6 +7,7 @@ import time
 
 from django.db import close_old_connections, connection
 
+from conversations.idempotency import keys_prune
 from conversations.retention.pruning import limits_now, prune
 from conversations.usage.folding import hours_fold
 
@@ -53,6 +54,7 @@ class Upkeep:
         try:
             close_old_connections()
             hours_fold(should_stop=self._stopping.is_set)
+            keys_prune(should_stop=self._stopping.is_set)
             if time.monotonic() >= self._prune_from:
                 self._prune_from = time.monotonic() + PRUNE_EVERY_S
                 pruned = prune(limits_now(), should_stop=self._stopping.is_set)
