@@ -100,6 +100,8 @@ class CompletionEnd:
     cached_tokens: int = 0
     answer: str = ""
     """As JSON, to be sent again for its idempotency key; empty: it has none, or none is kept."""
+    ended_at: datetime | None = None
+    """None: now. By it, an end is known again that is there already."""
 
 
 def completion_start(new: NewCompletion) -> Started:
@@ -183,8 +185,9 @@ def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
     """Gives a request its end. A chat's answers, in part too, become messages below its head.
 
     May be called again, and after a sweep has taken the process for dead: the later end is the true
-    one, it replaces texts and status and never adds a message for the same choice. Of a request
-    that was erased meanwhile no text is kept, and an answer that was deleted does not come back.
+    one, it replaces texts and status and never adds a message for the same choice; the same end
+    changes nothing. Of a request that was erased meanwhile no text is kept, and an answer that was
+    deleted does not come back.
     Raises Completion.DoesNotExist.
     """
     with write_transaction():
@@ -193,6 +196,8 @@ def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
             raise Completion.DoesNotExist
         if completion.is_running:
             _end(completion, end)
+            return
+        if _has(completion, end):
             return
     _end_again(completion, end)
 
@@ -254,6 +259,14 @@ def _lock(completion_pk: int) -> _Locked | None:
     return None if row is None else _Locked(completion_pk, *row)
 
 
+def _has(completion: _Locked, end: CompletionEnd) -> bool:
+    """Whether this very end is written already."""
+    same = Completion.objects.filter(
+        pk=completion.pk, status=end.status, finished_at=end.ended_at, finished_at__isnull=False
+    )
+    return same.exists()
+
+
 def _end_again(completion: _Locked, end: CompletionEnd) -> None:
     """A later end. Others may have gone on below the answer meanwhile: all of them hold still."""
 
@@ -287,7 +300,7 @@ def _end(completion: _Locked, end: CompletionEnd) -> None:
         first_token_ms=end.first_token_ms,
         duration_ms=end.duration_ms,
         error="" if completion.is_erased else end.error[:ERROR_LENGTH],
-        finished_at=now,
+        finished_at=end.ended_at or now,
         was_answered=was_answered,
     )
     if not completion.is_erased:

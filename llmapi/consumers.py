@@ -45,6 +45,7 @@ from llmapi.middleware import new_request_id
 from llmapi.outcomes import Outcome
 from llmapi.parsers import parse_json
 from llmapi.pending import Ticket, pending
+from llmapi.replayer import replayer
 from llmapi.running import running
 from llmapi.serializers import (
     ChatCompletionSerializer,
@@ -136,6 +137,7 @@ class DoorConsumer(AsyncHttpConsumer):
         ticket = None
         try:
             running.check_open()
+            replayer.check_done()
             own = settings.LLMAPI
             lane = known_keys.lane(self.authorization)
             ticket = pending.enter(lane, own.max_pending, own.max_pending_per_user)

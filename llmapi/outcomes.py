@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from django.utils import timezone
+
 from accounts.limits.limiter import Reservation
 from conversations.models import Completion
 from conversations.services import ChoiceEnd, CompletionEnd
@@ -147,4 +149,5 @@ class Outcome:
             duration_ms=self.elapsed_ms,
             error=error,
             answer=answer,
+            ended_at=timezone.now(),
         )

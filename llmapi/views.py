@@ -21,6 +21,7 @@ from rest_framework.views import APIView
 
 from accounts.models import ApiKey, Scope
 from conversations.errors import IDEMPOTENCY_KEY
+from conversations.processes.journal import journal
 from llmapi import payloads
 from llmapi.bodies import RequestSerializer
 from llmapi.errors import RETRY_AFTER_S, AsgiNeeded
@@ -231,6 +232,8 @@ def why_not_ready() -> str | None:
         return "The server is shutting down."
     if models.unavailable:
         return models.unavailable
+    if journal.is_pending:
+        return "The database did not take what was written last."
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
