@@ -7,6 +7,7 @@ import time
 
 from django.db import close_old_connections, connection
 
+from conversations.idempotency import keys_prune
 from conversations.retention.pruning import limits_now, prune
 from conversations.retention.traces import log_empty
 from conversations.usage.folding import hours_fold
@@ -54,6 +55,7 @@ class Upkeep:
         try:
             close_old_connections()
             hours_fold(should_stop=self._stopping.is_set)
+            keys_prune(should_stop=self._stopping.is_set)
             if time.monotonic() >= self._prune_from:
                 pruned = prune(limits_now(), should_stop=self._stopping.is_set)
                 self._prune_from = time.monotonic() + PRUNE_EVERY_S

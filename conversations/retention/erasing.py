@@ -14,7 +14,14 @@ from django.db import models
 from django.utils import timezone
 
 from conversations.errors import ConversationBusy
-from conversations.models import Completion, CompletionContent, Conversation, Label, Message
+from conversations.models import (
+    Completion,
+    CompletionContent,
+    Conversation,
+    IdempotencyKey,
+    Label,
+    Message,
+)
 from conversations.reviews import labels_drop
 from conversations.storage.portions import in_portions, keys_in_portions
 from conversations.storage.writing import write_transaction
@@ -162,6 +169,8 @@ def _forget(completion_pks: list[int]) -> None:
     """Takes from these requests, which are locked, all that was said and points to it."""
     for pks in in_portions(completion_pks):
         CompletionContent.objects.filter(pk__in=pks).delete()
+        # The key stands for the request still: what was deleted is not to be said anew by itself.
+        IdempotencyKey.objects.filter(completion__in=pks).update(answer="")
         Completion.objects.filter(pk__in=pks).update(
             conversation=None,
             head=None,

@@ -26,6 +26,14 @@ def insert(row: models.Model) -> int:
         return cursor.fetchone()[0]
 
 
+def insert_if_new(row: models.Model) -> bool:
+    """Stores a new row, unless one is there that a constraint lets it not stand beside: False."""
+    sql = f"{_insert(type(row), row.pk is not None)} ON CONFLICT DO NOTHING"
+    with connection.cursor() as cursor:
+        cursor.execute(sql, _values(row))
+        return cursor.rowcount == 1
+
+
 def insert_all(rows: Sequence[models.Model]) -> None:
     """Stores new rows of one table; either all of them have primary keys or none has."""
     if not rows:

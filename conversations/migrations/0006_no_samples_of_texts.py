@@ -5,7 +5,7 @@ from conversations.storage.samples import no_samples
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("conversations", "0004_was_answered"),
+        ("conversations", "0005_idempotency_keys"),
         ("accounts", "0004_passwords"),
         ("admin", "0003_logentry_add_action_flag_choices"),
     ]
