@@ -96,6 +96,10 @@ async def test_everybody_gets_what_the_matrix_says(world) -> None:
                 assert answer.headers["location"].startswith(to_sign_in), line.title
             elif answer.status >= 400 and line.route.startswith("v1/"):
                 assert set(answer.error) == {"message", "type", "param", "code"}, line.title
+                if answer.status == 401:
+                    assert answer.headers["www-authenticate"] == "Bearer", line.title
+                    assert answer.error["code"] == "invalid_api_key", line.title
+                    assert str(world.keys.get(asker)) not in answer.body.decode(), line.title
             if SECRET in answer.body.decode() and asker not in READERS:
                 wrong.append(f"{line.title} by {asker}: shows what alice has said")
     assert not wrong, "\n".join(wrong)
