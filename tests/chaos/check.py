@@ -44,15 +44,20 @@ def report(found: Iterable[Violation]) -> str:
 # ---- the rules ----------------------------------------------------------------------------------
 
 
-def accepted_is_one_row(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+def accepted_is_stored(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
     rows = rows_by_request(stored)
     for request, told in ledger.told.items():
-        found = rows.get(request, [])
-        if len(found) != 1:
-            yield Violation("accepted_is_one_row", request, f"{len(found)} rows")
-        elif told.public_id not in (None, found[0].public_id):
-            seen = f"told {told.public_id}, stored {found[0].public_id}"
-            yield Violation("accepted_is_one_row", request, seen)
+        ids = {row.public_id for row in rows.get(request, [])}
+        if told.public_id not in (None, *ids) or not ids:
+            seen = f"told {told.public_id}, stored {', '.join(ids) or 'nothing'}"
+            yield Violation("accepted_is_stored", request, seen)
+
+
+def accepted_is_stored_once(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    rows = rows_by_request(stored)
+    for request in ledger.told:
+        if len(found := rows.get(request, [])) > 1:
+            yield Violation("accepted_is_stored_once", request, f"{len(found)} rows")
 
 
 def finished_is_completed_with_its_text(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
@@ -76,13 +81,38 @@ def nothing_is_running(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
 def partial_text_is_of_the_same_answer(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
     """Of a stream that broke off more or less may be stored than was received, nothing else."""
     rows = rows_by_request(stored)
-    for request, told in ledger.told.items():
-        for row in rows.get(request, []):
+    for told in ledger.broken:
+        partial = told.partial or ""
+        for row in rows.get(told.request, []):
             kept = "".join(row.texts)
-            partial = told.partial
-            if partial is not None and not (kept.startswith(partial) or partial.startswith(kept)):
+            if not (kept.startswith(partial) or partial.startswith(kept)):
                 seen = f"received {partial!r}, stored {kept!r}"
-                yield Violation("partial_text_is_of_the_same_answer", request, seen)
+                yield Violation("partial_text_is_of_the_same_answer", told.request, seen)
+
+
+def what_was_flushed_is_kept(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    """Texts are flushed every second, so what a client has had for longer is there."""
+    rows = rows_by_request(stored)
+    for told in ledger.broken:
+        for row in rows.get(told.request, []):
+            if told.settled and not "".join(row.texts).startswith(told.settled):
+                seen = f"long received {told.settled!r}, stored {row.texts!r}"
+                yield Violation("what_was_flushed_is_kept", told.request, seen)
+
+
+def a_told_error_is_an_ended_row(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    """The web process lived on, so it has stored all that it sent, and a sentence why it ended."""
+    rows = rows_by_request(stored)
+    for told in ledger.broken:
+        for row in rows.get(told.request, []):
+            if told.error is None:
+                continue
+            seen = f"{told.error}; status {row.status}, error {row.error!r}"
+            if row.status not in ("interrupted", "failed") or not row.error:
+                yield Violation("a_told_error_is_an_ended_row", told.request, seen)
+            elif not "".join(row.texts).startswith(told.partial or ""):
+                seen = f"received {told.partial!r}, stored {row.texts!r}"
+                yield Violation("a_told_error_is_an_ended_row", told.request, seen)
 
 
 def what_was_asked_is_stored(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
@@ -122,15 +152,54 @@ def refusals_are_unavailability(ledger: Ledger, stored: Stored) -> Iterator[Viol
             yield Violation("refusals_are_unavailability", "-", seen)
 
 
+def everybody_is_answered(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    if ledger.silences:
+        yield Violation("everybody_is_answered", "-", f"{ledger.silences} heard nothing")
+
+
 RULES: tuple[Rule, ...] = (
-    accepted_is_one_row,
+    accepted_is_stored,
+    accepted_is_stored_once,
     finished_is_completed_with_its_text,
     nothing_is_running,
     partial_text_is_of_the_same_answer,
+    what_was_flushed_is_kept,
+    a_told_error_is_an_ended_row,
     what_was_asked_is_stored,
     nothing_is_stored_twice,
     refusals_are_unavailability,
+    everybody_is_answered,
 )
+
+HARM = {
+    "lost": (
+        "accepted_is_stored",
+        "what_was_flushed_is_kept",
+        "what_was_asked_is_stored",
+    ),
+    "duplicated": ("accepted_is_stored_once", "nothing_is_stored_twice"),
+    "stuck": (
+        "nothing_is_running",
+        "left_running",
+        "everybody_is_answered",
+        "an_engines_death_is_told",
+    ),
+    "other text": (
+        "finished_is_completed_with_its_text",
+        "partial_text_is_of_the_same_answer",
+        "a_told_error_is_an_ended_row",
+    ),
+    "otherwise wrong": ("refusals_are_unavailability", "all_finished", "still_alive"),
+}
+"""In the words of the promises, what a broken rule amounts to."""
+
+
+def harm(found: Iterable[Violation]) -> dict[str, int]:
+    """How many requests were lost, duplicated, ... ; each counts once for each of these."""
+    of = {rule: name for name, rules in HARM.items() for rule in rules}
+    harmed = {(of[v.rule], v.seen if v.request == "-" else v.request) for v in found}
+    counts = Counter(name for name, _ in harmed)
+    return {name: counts[name] for name in HARM}
 
 
 def all_finished(ledger: Ledger) -> Iterator[Violation]:

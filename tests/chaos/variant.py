@@ -1,5 +1,5 @@
-"""`manage.py serve` with something changed in it: for servers beside the one that is killed, and
-for builds broken on purpose, which the ledger must find out.
+"""`manage.py serve` as it is, or broken on purpose: what the ledger must pass, and what it must
+find out. Both can be armed (tests/chaos/failpoints.py).
 
     python -m tests.chaos.variant NAME serve ...
 """
@@ -15,7 +15,7 @@ WORD_MS = 10
 """LLMAPI_ENGINE=echo takes its time over each word."""
 
 
-def slow_echo() -> None:
+def sound() -> None:
     """Nothing is broken."""
 
 
@@ -56,6 +56,40 @@ def accepted_before_commit() -> None:
     reservations.completion_finish = lambda pk, end: finish(start(waiting.pop(pk)).pk, end)
 
 
+def stored_twice() -> None:
+    """As if a commit that seemed to fail, and did not, were tried again."""
+    from dataclasses import replace
+
+    from conversations.ids import public_id
+    from llmapi import completions
+
+    start = completions.completion_start
+
+    def start_twice(new: Any) -> Any:
+        start(replace(new, public_id=public_id("chatcmpl-")))
+        return start(new)
+
+    completions.completion_start = start_twice
+
+
+def asked_cut_short() -> None:
+    """The last character of what was asked is not stored."""
+    from dataclasses import replace
+
+    from llmapi import completions
+
+    start = completions.completion_start
+
+    def start_short(new: Any) -> Any:
+        if new.messages is None:
+            return start(replace(new, prompt=new.prompt[:-1]))
+        *before, last = new.messages
+        last = replace(last, content=last.content[:-1])
+        return start(replace(new, messages=(*before, last)))
+
+    completions.completion_start = start_short
+
+
 def text_cut_short() -> None:
     """The last word is not stored."""
     from dataclasses import replace
@@ -69,6 +103,47 @@ def text_cut_short() -> None:
         finish(pk, replace(end, choices=choices))
 
     reservations.completion_finish = finish_short
+
+
+def never_flushed() -> None:
+    """What a stream has said so far is not kept."""
+    from llmapi import flusher
+
+    flusher.completions_flush = lambda partials: None
+
+
+def flushed_elsewhere() -> None:
+    """What a stream has said so far is kept as another's."""
+    from llmapi import flusher
+
+    flush = flusher.completions_flush
+
+    def flush_crosswise(partials: Any) -> None:
+        pks = [*partials]
+        flush(dict(zip(pks, [partials[pk] for pk in pks[1:] + pks[:1]], strict=True)))
+
+    flusher.completions_flush = flush_crosswise
+
+
+def interrupted_without_text() -> None:
+    """What is interrupted loses what was kept of it."""
+    from dataclasses import replace
+
+    from conversations import services
+
+    end = services._end
+
+    def end_without(completion: Any, of: Any) -> None:
+        end(completion, replace(of, choices=()) if of.status == "interrupted" else of)
+
+    services._end = end_without
+
+
+def engine_death_untold() -> None:
+    """Who waits for an engine that died goes on waiting."""
+    from llmapi.backends.mailbox import Mailbox
+
+    Mailbox.fail = lambda self, error: None  # type: ignore[method-assign]
 
 
 def no_sweep() -> None:
@@ -88,10 +163,16 @@ def sweeps_the_living() -> None:
 VARIANTS: dict[str, Callable[[], None]] = {
     change.__name__: change
     for change in (
-        slow_echo,
+        sound,
         done_before_commit,
         accepted_before_commit,
+        stored_twice,
+        asked_cut_short,
         text_cut_short,
+        never_flushed,
+        flushed_elsewhere,
+        interrupted_without_text,
+        engine_death_untold,
         no_sweep,
         sweeps_the_living,
     )
@@ -102,11 +183,14 @@ def main() -> None:
     import django
     from django.core.management import execute_from_command_line
 
+    from tests.chaos import failpoints
+
     name, *arguments = sys.argv[1:]
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
     os.environ["LLMAPI_ECHO_DELAY_MS"] = str(WORD_MS)
     django.setup()
     VARIANTS[name]()
+    failpoints.install()
     execute_from_command_line(["manage.py", *arguments])
 
 
