@@ -32,6 +32,9 @@ LONGEST_LIFE_S = 1.2
 TRAFFIC = 3
 """So many requests are accepted and finished in each life of the server before it may be killed."""
 
+BYSTANDERS_WORDS = "1000"
+"""Ten seconds of a stream, so that it outlasts the start of the server that was killed."""
+
 LATEST_TIME = 6
 """A point is reached up to so often before it kills."""
 
@@ -160,7 +163,8 @@ def run_campaign(
             bystander.start()
             bystander.wait_ready()
             campaign.living = {history.process_of(bystander.pid)}
-            stack.enter_context(client(bystander, beside, "--mixed", "0", "--long", "2"))
+            streams = ("--mixed", "0", "--long", "2", "--words", BYSTANDERS_WORDS)
+            stack.enter_context(client(bystander, beside, *streams))
         stack.enter_context(client(server, ledger, "--seed", str(seed), *asking))
         for kill, following in itertools.zip_longest(plan, plan[1:]):
             campaign.die(kill, following)
@@ -227,9 +231,6 @@ class Campaign:
         """One kill, and what must be true after it; then the server is up, and ready for the
         next."""
         process = self.history.process_of(self.server.pid)
-        alive: list[str] = []
-        if self.living:
-            alive = until(lambda: self.history.running_of(self.living), "the bystander streams")
         if kill.target == "engine":
             self.engine_dies(kill)
             if following is not None and following.point not in (None, *SWEEPS):
@@ -240,6 +241,9 @@ class Campaign:
             self.sweep_dies(kill, process)
         else:
             self.server_dies(kill)
+        alive: list[str] = []
+        if self.living:
+            alive = until(lambda: self.history.running_of(self.living), "the bystander streams")
         self.start(following)
         self.report.violations += left_running(self.history, {process}, self.reconcile_s)
         self.report.violations += check.still_alive(alive, self.history.read())
