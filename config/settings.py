@@ -148,10 +148,13 @@ LOGIN_REDIRECT_URL = "start"
 CSRF_FAILURE_VIEW = "llmapi.errors.csrf_failure"
 # Whose names the form for a new key offers: `accounts` knows nothing of models.
 OFFERED_MODELS = "llmapi.services.model_names"
+# The same for commands, which serve nothing.
+CONFIGURED_MODELS = "llmapi.configured.model_names"
 # How many tokens an account or a key has used since a time: `accounts` knows nothing of requests.
 TOKENS_USED = "llmapi.reservations.tokens_used"
 
 LANGUAGE_CODE = "en"
+LANGUAGE_COOKIE_AGE = 365 * 24 * 3600
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 TIME_ZONE = "UTC"
 USE_TZ = True
@@ -163,7 +166,7 @@ STATIC_ROOT = VAR_DIR / "static"
 X_FRAME_OPTIONS = "DENY"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
-SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = LANGUAGE_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = LANGUAGE_COOKIE_SAMESITE = "Lax"
 if LLMAPI.https:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")

@@ -12,6 +12,7 @@ from accounts.errors import PermissionRefused
 from accounts.models import Scope
 from accounts.permissions import HasScope
 from llmapi.schema import ErrorResponse
+from llmapi.views import ERRORS
 
 
 class HasHistory(BasePermission):
@@ -61,5 +62,6 @@ def paging(order: str) -> list[OpenApiParameter]:
     ]
 
 
+WITHOUT_BODY = {code: ERRORS[code] for code in (400, 401, 403)}
 NOT_YOURS = OpenApiResponse(ErrorResponse, "You have none of this id.")
 BUSY = OpenApiResponse(ErrorResponse, "A request of it is still being answered.")

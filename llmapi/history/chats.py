@@ -7,26 +7,34 @@ from rest_framework.response import Response
 
 from accounts.models import Scope
 from accounts.permissions import HasScope
-from conversations.errors import ConversationBusy, NotFound
+from conversations.errors import NotFound
 from conversations.models import Completion
 from conversations.own import stored
-from conversations.retention.erasing import StillRunning, completion_erase
+from conversations.retention.erasing import completion_erase
 from conversations.tree.items import completion_label
-from llmapi import history_payloads as payloads
 from llmapi.errors import InvalidRequest
-from llmapi.history import BUSY, NOT_YOURS, HasHistory, HistoryView, owner_pk, paging
-from llmapi.history_serializers import LabelSerializer, validated
-from llmapi.queries import check_no_query, read_query
+from llmapi.history import payloads
+from llmapi.history.access import (
+    BUSY,
+    NOT_YOURS,
+    WITHOUT_BODY,
+    HasHistory,
+    HistoryView,
+    owner_pk,
+    paging,
+)
+from llmapi.history.queries import check_no_query, read_query
+from llmapi.history.serializers import LabelSerializer
 from llmapi.schema import (
     DeletedResponse,
     StoredChatListResponse,
     StoredChatResponse,
     StoredMessageListResponse,
 )
-from llmapi.views import ERRORS, ChatCompletionsView
+from llmapi.strict import validated
+from llmapi.views import ChatCompletionsView
 
 STATUSES = ("any", *Completion.Status.values)
-WITHOUT_BODY = {code: ERRORS[code] for code in (400, 401, 403)}
 
 
 class StoredChatsView(ChatCompletionsView):
@@ -116,8 +124,6 @@ class StoredChatView(HistoryView):
         chat = stored.chat(owner_pk(request), completion_id)
         try:
             completion_erase(chat.pk)
-        except StillRunning as error:
-            raise ConversationBusy from error
         except Completion.DoesNotExist as error:
             raise NotFound(
                 "stored chat completion", completion_id, param="completion_id"

@@ -5,21 +5,20 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.models import ApiKey
-from conversations.errors import ConversationBusy, NotFound
+from conversations.errors import NotFound
 from conversations.models import Conversation
 from conversations.own import stored
-from conversations.retention.erasing import StillRunning, conversation_erase
+from conversations.retention.erasing import conversation_erase
 from conversations.tree import items
-from llmapi import history_payloads as payloads
-from llmapi.history import BUSY, NOT_YOURS, HistoryView, owner_pk, paging
-from llmapi.history_serializers import (
+from llmapi.history import payloads
+from llmapi.history.access import BUSY, NOT_YOURS, WITHOUT_BODY, HistoryView, owner_pk, paging
+from llmapi.history.queries import check_include, check_no_query, read_query
+from llmapi.history.serializers import (
     LabelSerializer,
     NewConversationSerializer,
     NewItemsSerializer,
     messages_of,
-    validated,
 )
-from llmapi.queries import check_include, check_no_query, read_query
 from llmapi.schema import (
     ConversationListResponse,
     ConversationResponse,
@@ -27,9 +26,7 @@ from llmapi.schema import (
     ItemListResponse,
     ItemResponse,
 )
-from llmapi.views import ERRORS
-
-WITHOUT_BODY = {code: ERRORS[code] for code in (400, 401, 403)}
+from llmapi.strict import validated
 
 
 class ConversationsView(HistoryView):
@@ -105,8 +102,6 @@ class ConversationView(HistoryView):
         conversation = stored.conversation(owner_pk(request), conversation_id)
         try:
             conversation_erase(conversation.pk)
-        except StillRunning as error:
-            raise ConversationBusy from error
         except Conversation.DoesNotExist as error:
             raise NotFound("conversation", conversation_id, param="conversation_id") from error
         return Response(payloads.conversation_deleted(conversation.public_id))

@@ -15,7 +15,7 @@ from accounts.rights import staff_may
 from conversations.errors import NotFound
 from conversations.usage.totals import WIDTHS, UsageQuery, UsageRow, usage
 from llmapi.schema import ErrorResponse, UsagePageResponse
-from llmapi.usage_query import BUCKETS, GROUPS, UsageQuestion, read_question
+from llmapi.usage.query import BUCKETS, GROUPS, UsageQuestion, read_question
 from llmapi.views import ERRORS
 
 

@@ -4,23 +4,14 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from rest_framework import serializers
-from rest_framework.request import Request
 
 from conversations.tree.said import NewMessage
 from llmapi.fields import StrictString
 from llmapi.parameters import ContentField, MetadataField
-from llmapi.parsers import parse_json
-from llmapi.serializers import MessageSerializer, StrictSerializer
+from llmapi.serializers import MessageSerializer
+from llmapi.strict import StrictSerializer
 
 MAX_ITEMS = 20
-
-
-def validated(serializer: type[StrictSerializer], request: Request) -> dict[str, Any]:
-    """What the body says. Raises ValidationError and what `parse_json` does."""
-    # Not `request.data`, which takes a body without Content-Length for an empty one.
-    asked = serializer(data=parse_json(request.body, request.content_type))
-    asked.is_valid(raise_exception=True)
-    return asked.validated_data
 
 
 class LabelSerializer(StrictSerializer):
