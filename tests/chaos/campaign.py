@@ -14,7 +14,7 @@ from typing import Literal
 
 from tests.chaos import check
 from tests.chaos.check import Violation
-from tests.chaos.failpoints import POINTS, SWEEPS
+from tests.chaos.failpoints import IN_A_START, POINTS, REPLAYS
 from tests.chaos.ledger import Ledger, read_ledger
 from tests.serve.history import History
 from tests.serve.server import PROJECT_DIR, ServerUnderTest, until
@@ -35,8 +35,18 @@ TRAFFIC = 3
 BYSTANDERS_WORDS = "1000"
 """Ten seconds of a stream, so that it outlasts the start of the server that was killed."""
 
-LATEST_TIME = 6
-"""A point is reached up to so often before it kills."""
+TIMES = {
+    "flush_before_commit": (1, 2),  # once a second
+    "flush_committed": (1, 2),
+    "journal_appended": (2, 3),  # some have heard of their end then; nobody new is accepted
+    "replay_before_commit": (1, 2),
+    "replay_committed": (1, 1),
+    "sweep_before_commit": (2, 2),  # one is ended then, and one is not
+    "sweep_one_committed": (1, 1),
+}
+"""Least and most times that a point is reached before it kills."""
+
+OTHER_TIMES = (1, 6)
 
 Target = Literal["web", "engine", "both"]
 
@@ -50,21 +60,27 @@ class Kill:
     point: str | None = None
     settled: bool = False
 
+    @property
+    def needs_arms(self) -> bool:
+        """The server must be started for it."""
+        return self.point is not None and self.point not in IN_A_START
+
     def __str__(self) -> str:
         return f"{self.target} {self.point or 'any time'}"
 
 
 def plan_of(kills: int, *, has_bystander: bool, seed: int) -> list[Kill]:
     """So many kills: every target at every point, and as many at random moments, in an order that
-    the seed shuffles; as often as there is room. (Beside a bystander nobody dies in a sweep, for
-    that one has swept within a second.)"""
+    the seed shuffles; as often as there is room. (Beside a bystander nobody dies in a start, for
+    that one has replayed and swept within a second.)"""
     chance = random.Random(seed)
     targets: tuple[Target, ...] = ("web", "both", "engine")
     at_points = [
-        Kill(target, point) for point in POINTS for target in targets if point not in SWEEPS
+        Kill(target, point) for point in POINTS for target in targets if point not in IN_A_START
     ]
+    at_points.remove(Kill("engine", "journal_appended"))  # the web process keeps the journal
     if not has_bystander:
-        at_points += [Kill("web", point) for point in SWEEPS]
+        at_points += [Kill("web", point) for point in IN_A_START]
     at_random = [Kill(t, settled=i % 3 == 0) for i, t in enumerate(targets * len(POINTS))]
     plan: list[Kill] = []
     while len(plan) < kills:
@@ -142,7 +158,7 @@ def run_campaign(
     plan: Sequence[Kill],
     *,
     seed: int,
-    asking: Sequence[str] = ("--mixed", "3", "--long", "1"),
+    asking: Sequence[str] = ("--mixed", "3", "--long", "1", "--keyed", "2"),
     bystander: ServerUnderTest | None = None,
     reconcile_s: float = RECONCILE_S,
     until_found: bool = False,
@@ -174,6 +190,9 @@ def run_campaign(
         else:
             wait_for_traffic(ledger)
     report.ledger, report.bystander = read_ledger(ledger), read_ledger(beside)
+    for told in report.ledger.broken:
+        if any(began <= (told.ended_at or 0) <= ended + TELL_S for began, ended in campaign.away):
+            told.settled = ""  # a database that is away takes no flush
     report.violations += check.violations(report.ledger | report.bystander, history.read())
     report.violations += check.all_finished(report.bystander)
     return report
@@ -199,26 +218,23 @@ class Campaign:
         self.reconcile_s = reconcile_s
         self.living: set[int] = set()
         """Rows of server processes that nobody kills."""
+        self.away: list[tuple[float, float]] = []
+        """From when to when the database took nothing."""
         self.report = Report()
-        self.armed: Kill | None = None
 
     # ---- lives ----------------------------------------------------------------------------------
 
     def start(self, kill: Kill | None) -> None:
         """Start it, armed if `kill` is to come at a point of its coming life."""
-        self.launch(kill if kill is not None and kill.point not in (None, *SWEEPS) else None)
+        self.launch(kill if kill is not None and kill.needs_arms else None)
         self.server.wait_ready()
         self.report.starts_s.append(self.server.ready_after_s)
 
     def launch(self, armed: Kill | None) -> None:
-        self.armed = armed
         self.mark.unlink(missing_ok=True)
         self.server.variables.pop("CHAOS_KILL", None)
         if armed is not None:
-            # The second row of a sweep: one is ended then, and one is not.
-            times = 2 if armed.point in SWEEPS else self.chance.randint(1, LATEST_TIME)
-            if armed.point.startswith("flush"):  # once a second
-                times = self.chance.randint(1, 2)
+            times = self.chance.randint(*TIMES.get(armed.point or "", OTHER_TIMES))
             self.server.variables |= {
                 "CHAOS_KILL": f"{armed.point}:{armed.target}:{times}",
                 "CHAOS_MARK": str(self.mark),
@@ -233,12 +249,12 @@ class Campaign:
         process = self.history.process_of(self.server.pid)
         if kill.target == "engine":
             self.engine_dies(kill)
-            if following is not None and following.point not in (None, *SWEEPS):
+            if following is not None and following.needs_arms:
                 # A server is armed when it starts, so another kill has to come first.
                 self.die(Kill("web"), following)
             return
-        if kill.point in SWEEPS:
-            self.sweep_dies(kill, process)
+        if kill.point in IN_A_START:
+            self.start_dies(kill, process)
         else:
             self.server_dies(kill)
         alive: list[str] = []
@@ -249,8 +265,11 @@ class Campaign:
         self.report.violations += check.still_alive(alive, self.history.read())
 
     def server_dies(self, kill: Kill) -> None:
+        began = time.time()
         if kill.point is not None:
             self.server.wait_killed()
+            if kill.point == "journal_appended":
+                self.away.append((began, time.time()))
         else:
             self.wait_for_a_moment(kill)
             if kill.target == "both":
@@ -259,11 +278,16 @@ class Campaign:
                 self.server.kill_web_alone()
         self.report.kills.append(kill)
 
-    def sweep_dies(self, kill: Kill, process: int) -> None:
-        """One process leaves requests running, the next one dies in ending them."""
+    def start_dies(self, kill: Kill, process: int) -> None:
+        """One process leaves requests running, or ends in its journal; the next one dies in looking
+        after them."""
         until(lambda: len(self.history.running_of({process})) >= 2, "two requests are running", 60)
         self.server.kill_web_alone()
         self.report.kills.append(Kill("web"))
+        if kill.point in REPLAYS:
+            before = Kill("web", "journal_appended")
+            self.start(before)
+            self.server_dies(before)
         self.launch(kill)
         self.server.wait_killed()
         self.report.kills.append(kill)

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from tests.chaos.ledger import Ledger, digest
 from tests.serve.history import Stored, StoredCompletion, StoredMessage
 
+WITH_A_KEY = "says with a key"
+"""In what the client says when it sends an idempotency key."""
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -126,12 +129,32 @@ def what_was_asked_is_stored(ledger: Ledger, stored: Stored) -> Iterator[Violati
                 yield Violation("what_was_asked_is_stored", request, repr(asked)[:200])
 
 
+def a_key_is_answered_once(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    """However often it was sent: there is one answer, and who was sent it again got the same."""
+    rule = "a_key_is_answered_once"
+    rows = {row.public_id: row for row in stored.completions}
+    for again in ledger.replayed:
+        row = rows.get(again.public_id)
+        if row is None or row.prompt != again.said:
+            yield Violation(rule, again.request, f"{again.public_id} is no answer to it")
+        elif [digest(text) for text in row.texts] != [again.digest]:
+            yield Violation(rule, again.request, f"another text than {row.texts!r}")
+        for told in ledger.told.values():
+            if told.said == again.said and told.finished not in (None, again.digest):
+                yield Violation(rule, again.request, "another text than the first time")
+
+
 def nothing_is_stored_twice(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
     """Each user message and each prompt of the client is its own, so each is stored once; each
-    answer belongs to one choice."""
+    answer belongs to one choice. (What was sent again with a key, because it had broken off, is
+    answered once.)"""
     rule = "nothing_is_stored_twice"
     said = Counter(m.content for m in stored.messages if m.role == "user")
-    said.update(row.prompt for row in stored.completions if row.kind == "completion")
+    said.update(
+        row.prompt
+        for row in stored.completions
+        if row.kind == "completion" and (row.status == "completed" or WITH_A_KEY not in row.prompt)
+    )
     for text, count in said.items():
         if count > 1:
             yield Violation(rule, "-", f"{count} times {text[:80]!r}")
@@ -145,9 +168,10 @@ def nothing_is_stored_twice(ledger: Ledger, stored: Stored) -> Iterator[Violatio
 
 
 def refusals_are_unavailability(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
-    """While a server starts, 503; a client that does nothing wrong is told nothing else."""
+    """While a server starts, 503; a client that does nothing wrong is told nothing else. (Who
+    comes again too soon with a key: 409.)"""
     for (status, code), count in ledger.refused.items():
-        if status != 503:
+        if status != 503 and code != "idempotency_key_in_use":
             seen = f"{count} times {status} {code}"
             yield Violation("refusals_are_unavailability", "-", seen)
 
@@ -166,6 +190,7 @@ RULES: tuple[Rule, ...] = (
     what_was_flushed_is_kept,
     a_told_error_is_an_ended_row,
     what_was_asked_is_stored,
+    a_key_is_answered_once,
     nothing_is_stored_twice,
     refusals_are_unavailability,
     everybody_is_answered,
@@ -177,7 +202,11 @@ HARM = {
         "what_was_flushed_is_kept",
         "what_was_asked_is_stored",
     ),
-    "duplicated": ("accepted_is_stored_once", "nothing_is_stored_twice"),
+    "duplicated": (
+        "accepted_is_stored_once",
+        "nothing_is_stored_twice",
+        "a_key_is_answered_once",
+    ),
     "stuck": (
         "nothing_is_running",
         "left_running",

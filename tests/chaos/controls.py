@@ -12,7 +12,7 @@ from tests.serve.servers import Servers
 ECHO = {"model": None, "flags": (), "LLMAPI_ENGINE": "echo"}
 STREAMS = ("--mixed", "0", "--long", "4", "--words", "60")
 LONG_STREAMS = ("--mixed", "2", "--long", "2")
-ON_AN_ENGINE = ("--mixed", "2", "--long", "2", "--words", "5", "--tokens", "6000")
+ON_AN_ENGINE = ("--mixed", "2", "--long", "2", "--keyed", "1", "--words", "5", "--tokens", "6000")
 
 
 def variant(name: str, *, has_engine: bool = False) -> dict[str, object]:
@@ -63,6 +63,19 @@ def control(name: str, *rules: str, **options: object) -> Control:
 CONTROLS = (
     control("done_before_commit", "finished_is_completed_with_its_text"),
     control("accepted_before_commit", "accepted_is_stored"),
+    control("done_before_journal", "finished_is_completed_with_its_text"),
+    control(
+        "never_replayed",
+        "finished_is_completed_with_its_text",
+        plan=(Kill("web", "journal_appended"),),
+        asking=("--mixed", "6", "--keyed", "2"),
+    ),
+    control(
+        "keys_forgotten",
+        "nothing_is_stored_twice",
+        plan=(Kill("web", "end_committed"),),
+        asking=("--mixed", "0", "--keyed", "3"),
+    ),
     control("text_cut_short", "finished_is_completed_with_its_text"),
     control("no_sweep", "left_running", "nothing_is_running", reconcile_s=0.5),
     control("sweeps_the_living", "still_alive", has_bystander=True),

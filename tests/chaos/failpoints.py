@@ -108,6 +108,41 @@ def arm_sweep(when: Any, reached: Reached) -> None:
     when(sweeping, "completion_interrupt", reached)
 
 
+def arm_replay(when: Any, reached: Reached) -> None:
+    from conversations.processes import journal
+
+    when(journal, "completion_finish", reached)
+
+
+def after_append(reached: Reached) -> None:
+    """When the journal has an end, and nobody has heard of that. In such a life the database takes
+    nothing but new requests."""
+    from conversations.processes.journal import journal
+
+    database_takes_nothing()
+    append = journal.append
+
+    def append_and_reach(ended: Any) -> None:
+        append(ended)
+        time.sleep(ON_ITS_WAY_S)  # so that the one before it is told
+        reached()
+
+    journal.append = append_and_reach  # type: ignore[method-assign]
+
+
+def database_takes_nothing() -> None:
+    from django.db import OperationalError
+
+    from conversations.processes.journal import journal
+    from llmapi import flusher, reservations
+
+    def away(*args: Any) -> None:
+        raise OperationalError("the database is away")
+
+    reservations.completion_finish = flusher.completions_flush = away
+    journal.replay = away  # type: ignore[method-assign]
+
+
 POINTS: dict[str, Callable[[Reached], None]] = {
     "start_before_commit": lambda reached: arm_start(before_commit, reached),
     "start_committed": lambda reached: arm_start(after_commit, reached),
@@ -116,14 +151,18 @@ POINTS: dict[str, Callable[[Reached], None]] = {
     "flush_committed": lambda reached: arm_flush(after_commit, reached),
     "end_before_commit": lambda reached: arm_end(before_commit, reached),
     "end_committed": lambda reached: arm_end(after_commit, reached),
+    "journal_appended": after_append,
+    "replay_before_commit": lambda reached: arm_replay(before_commit, reached),
+    "replay_committed": lambda reached: arm_replay(after_commit, reached),
     "sweep_before_commit": lambda reached: arm_sweep(before_commit, reached),
     "sweep_one_committed": lambda reached: arm_sweep(after_commit, reached),
 }
-"""In the order of a request's life. Something new that is written has its places added here: a
-journal between what it appends and what it replays, a key between its use and its answer."""
+"""In the order of a request's life."""
 
+REPLAYS = ("replay_before_commit", "replay_committed")
 SWEEPS = ("sweep_before_commit", "sweep_one_committed")
-"""Reached only in a start, after a process that left requests running."""
+IN_A_START = (*REPLAYS, *SWEEPS)
+"""Reached in a start, after a process that left a journal, or requests running."""
 
 
 def install() -> None:

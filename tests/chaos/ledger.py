@@ -61,12 +61,23 @@ class Told:
     error: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    """An answer that was sent again, for the idempotency key of what was `said`."""
+
+    request: str
+    said: str
+    public_id: str
+    digest: str
+
+
 @dataclass(slots=True)
 class Ledger:
     """Everything one client was told. `refused`: (status, code) -> how often. `silences`: requests
     to which nothing came for longer than any client waits."""
 
     told: dict[str, Told] = field(default_factory=dict)
+    replayed: list[Replayed] = field(default_factory=list)
     refused: Counter[tuple[int, str | None]] = field(default_factory=Counter)
     silences: int = 0
 
@@ -87,7 +98,10 @@ class Ledger:
     def __or__(self, other: "Ledger") -> "Ledger":
         """Of two clients of one database."""
         return Ledger(
-            self.told | other.told, self.refused + other.refused, self.silences + other.silences
+            self.told | other.told,
+            self.replayed + other.replayed,
+            self.refused + other.refused,
+            self.silences + other.silences,
         )
 
 
@@ -105,6 +119,9 @@ def read_ledger(path: Path) -> Ledger:
                 ledger.told[request] = Told(request, **facts, accepted_at=at)
             case "refused":
                 ledger.refused[facts["status"], facts["code"]] += 1
+            case "replayed":
+                replayed = Replayed(request, facts["said"], facts["id"], facts["digest"])
+                ledger.replayed.append(replayed)
             case "silence":
                 ledger.silences += 1
             case "named":

@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from tests.chaos import failpoints
+
 WORD_MS = 10
 """LLMAPI_ENGINE=echo takes its time over each word."""
 
@@ -88,6 +90,31 @@ def asked_cut_short() -> None:
         return start(replace(new, messages=(*before, last)))
 
     completions.completion_start = start_short
+
+
+def done_before_journal() -> None:
+    """The client hears [DONE] before the journal has what the database does not take."""
+    from llmapi import endings
+
+    failpoints.database_takes_nothing()
+    endings.append_and_settle = lambda ended, reservation: None
+
+
+def never_replayed() -> None:
+    """What a dead process left in its journal stays there."""
+    from conversations.processes import registration, sweeping
+
+    registration.journals_replay = sweeping.journals_replay = lambda journals: 0
+
+
+def keys_forgotten() -> None:
+    """What is sent again is answered anew."""
+    from dataclasses import replace
+
+    from llmapi import completions
+
+    start = completions.completion_start
+    completions.completion_start = lambda new: start(replace(new, idempotency=None))
 
 
 def text_cut_short() -> None:
@@ -168,6 +195,9 @@ VARIANTS: dict[str, Callable[[], None]] = {
         accepted_before_commit,
         stored_twice,
         asked_cut_short,
+        done_before_journal,
+        never_replayed,
+        keys_forgotten,
         text_cut_short,
         never_flushed,
         flushed_elsewhere,
@@ -182,8 +212,6 @@ VARIANTS: dict[str, Callable[[], None]] = {
 def main() -> None:
     import django
     from django.core.management import execute_from_command_line
-
-    from tests.chaos import failpoints
 
     name, *arguments = sys.argv[1:]
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")

@@ -47,8 +47,8 @@ class Outage:
         waited = max((one.ended - one.began for one in self.refused), default=0.0)
         return (
             f"{self.ended_whole} streams ended whole in it; new requests got {shown} (refusals "
-            f"after {waited:.1f} s at most); {self.compared}, {self.settled_s:.1f} s after the last "
-            "answer"
+            f"after {waited:.1f} s at most); {self.compared}, settled {self.settled_s:.1f} s "
+            "after the last answer"
         )
 
     @property
