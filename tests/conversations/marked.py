@@ -8,7 +8,7 @@ from django.utils import timezone
 from accounts import links
 from accounts import services as accounts
 from accounts.models import Invitation, User
-from conversations.models import Completion, Conversation, Label, Review
+from conversations.models import Completion, Conversation, IdempotencyKey, Label, Review
 
 MARK = "zebra7713"
 
@@ -22,6 +22,7 @@ HOLD_NO_TEXT = {
     *("conversations_completion.finish_reason", "conversations_completion.kind"),
     *("conversations_completion.public_id", "conversations_completion.request_id"),
     *("conversations_completion.status", "conversations_conversation.public_id"),
+    *("conversations_idempotencykey.digest", "conversations_idempotencykey.fingerprint"),
     *("conversations_message.chain_hash", "conversations_message.finish_reason"),
     *("conversations_message.public_id", "conversations_message.role"),
     *("conversations_usagehour.kind", "django_admin_log.object_id"),
@@ -96,6 +97,10 @@ def everything_said_by(user: User, history) -> None:
     failed = history.start(user, [U3], **marked)
     history.finish(failed, f"{MARK} part", status="failed", error=f"No room for {MARK}.")
     Completion.objects.filter(user=user).update(metadata={MARK: MARK})
+    for row in Completion.objects.filter(user=user):
+        IdempotencyKey.objects.create(
+            user=user, digest=row.public_id, completion=row, answer=f'{{"text": "{MARK}"}}'
+        )
     Conversation.objects.filter(user=user).update(metadata={"topic": MARK})
     first = Conversation.objects.filter(user=user).earliest("pk")
     review = Review.objects.create(conversation=first, reviewer=user, notes=f"says {MARK}")
