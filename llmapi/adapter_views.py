@@ -15,7 +15,7 @@ from accounts.permissions import HasScope, HasStaffRight
 from llmapi import payloads
 from llmapi.adapters import adapter_add, adapter_remove, adapters_listed
 from llmapi.fields import StrictString
-from llmapi.parsers import parse_json
+from llmapi.parsers import json_of
 from llmapi.schema import (
     AdapterListResponse,
     ErrorResponse,
@@ -92,9 +92,7 @@ class AdaptersView(StaffView):
         tags=["Staff"],
     )
     def post(self, request: Request) -> Response:
-        # Not `request.data`, which takes a body without Content-Length for an empty one.
-        body = parse_json(request.body, request.content_type)
-        asked = NewAdapterSerializer(data=body)
+        asked = NewAdapterSerializer(data=json_of(request))
         asked.is_valid(raise_exception=True)
         row = adapter_add(**asked.validated_data, by=staff(request))
         return Response(payloads.model_object(models.card(row.name)), status=201)

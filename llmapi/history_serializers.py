@@ -9,7 +9,7 @@ from rest_framework.request import Request
 from conversations.said import NewMessage
 from llmapi.fields import StrictString
 from llmapi.parameters import ContentField, MetadataField
-from llmapi.parsers import parse_json
+from llmapi.parsers import json_of
 from llmapi.serializers import MessageSerializer, StrictSerializer
 
 MAX_ITEMS = 20
@@ -17,8 +17,7 @@ MAX_ITEMS = 20
 
 def validated(serializer: type[StrictSerializer], request: Request) -> dict[str, Any]:
     """What the body says. Raises ValidationError and what `parse_json` does."""
-    # Not `request.data`, which takes a body without Content-Length for an empty one.
-    asked = serializer(data=parse_json(request.body, request.content_type))
+    asked = serializer(data=json_of(request))
     asked.is_valid(raise_exception=True)
     return asked.validated_data
 

@@ -7,12 +7,13 @@ import socket
 import time
 from typing import Any, ClassVar
 
-from daphne.http_protocol import HTTPFactory, WebRequest
+from daphne.http_protocol import HTTPFactory
 from daphne.server import Server
 from twisted.internet import defer, tcp
 from twisted.internet import reactor as twisted_reactor
 
 from llmapi.running import running
+from llmapi.wire.refusing import RefusingChannel, RefusingRequest
 
 logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ def is_event_stream(protocol: Any) -> bool:
     return any(value.startswith(b"text/event-stream") for value in types)
 
 
-class DoorRequest(WebRequest):
+class DoorRequest(RefusingRequest):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Twisted would parse forms on the event loop, megabytes too; Django parses its own.
         super().__init__(*args, parsePOSTFormSubmission=False, **kwargs)
@@ -135,6 +136,8 @@ class DoorRequest(WebRequest):
 
 
 class DoorFactory(HTTPFactory):
+    protocol = RefusingChannel  # and nothing of HTTP/2, which goes with TLS
+
     def buildProtocol(self, addr: Any) -> Any:  # noqa: N802 (Twisted's name)
         protocol = super().buildProtocol(addr)
         protocol.requestFactory = DoorRequest

@@ -19,22 +19,12 @@ from tests.serve.asking import (
     request_bytes,
     streaming,
 )
+from tests.serve.raw import connect, read_pipelined, read_reply
 from tests.serve.server import until
-
-
-def connect(url: str) -> socket.socket:
-    address = urlsplit(url)
-    return socket.create_connection((address.hostname, address.port), timeout=30)
 
 
 def as_bytes(body: dict) -> bytes:
     return json.dumps(body).encode()
-
-
-def read_answer(sock: socket.socket) -> tuple[int, bytes]:
-    response = http.client.HTTPResponse(sock)
-    response.begin()
-    return response.status, response.read()
 
 
 def test_a_long_prompt_is_answered(server, key):
@@ -79,8 +69,8 @@ def test_a_slow_upload_is_waited_for_and_keeps_nobody_waiting(server, key):
             # Between two pieces others are served.
             assert post(server.url, key, CHAT, chat(1)).status_code == 200
             sock.sendall(whole[start : start + 1000])
-        status, answer = read_answer(sock)
-    assert status == 200, answer
+        answer = read_reply(sock)
+    assert answer.status == 200, answer.body
 
 
 def test_a_body_that_never_ends_leaves_no_row_and_no_harm(server, key, history):
@@ -126,35 +116,12 @@ def test_pipelined_requests_are_answered_in_their_order(server, key):
     with closing(connect(server.url)) as sock:
         sock.sendall(b"".join(requests))
         answers = read_pipelined(sock, len(requests))
-    assert [status for status, _ in answers] == [200, 200, 200, 200]
-    streamed, health, whole, models = (content for _, content in answers)
+    assert [answer.status for answer in answers] == [200, 200, 200, 200]
+    streamed, health, whole, models = (answer.body for answer in answers)
     assert streamed.endswith(b"data: [DONE]\n\n")
     assert json.loads(health) == {"status": "ok"}
     assert json.loads(whole)["object"] == "chat.completion"
     assert json.loads(models)["object"] == "list"
-
-
-def read_pipelined(sock: socket.socket, count: int) -> list[tuple[int, bytes]]:
-    """Answers that share one buffer; `HTTPResponse` closes its file after each."""
-
-    class Shared:
-        def __init__(self, file):
-            self.file = file
-
-        def makefile(self, *_):
-            return self
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def close(self):
-            """The next answer needs it."""
-
-        def flush(self):
-            """`HTTPResponse` calls it when it closes."""
-
-    with sock.makefile("rb") as file:
-        return [read_answer(Shared(file)) for _ in range(count)]
 
 
 def test_a_client_that_reads_late_gets_every_event(server, key, history):
@@ -169,8 +136,9 @@ def test_a_client_that_reads_late_gets_every_event(server, key, history):
         sock.sendall(request_bytes(server.url, CHAT, key, as_bytes(body)))
         until(lambda: ended(history.read().completions[before:]), "the row ends")
         assert post(server.url, key, CHAT, chat(1)).status_code == 200
-        status, answer = read_answer(sock)
-    assert status == 200
+        reply = read_reply(sock)
+    assert reply.status == 200
+    answer = reply.body
     assert len(answer) > 5_000_000
     assert answer.endswith(b"data: [DONE]\n\n")
     events = [json.loads(event[6:]) for event in answer.split(b"\n\n")[:-2]]
