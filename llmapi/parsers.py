@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from typing import IO, Any, NoReturn
 
 from rest_framework.parsers import BaseParser
-from rest_framework.request import Request
 
 from llmapi.errors import InvalidJSON, UnsupportedMediaType
 
@@ -96,13 +95,6 @@ def bounded_int(digits: str) -> int:
     if len(digits.lstrip("-")) > 400:
         raise InvalidJSON(f"The number {digits[:40]}... is too large.")
     return int(digits)
-
-
-def json_of(request: Request) -> Any:
-    """The value of the request's body. Raises what `parse_json` does."""
-    # Not `request.data`, which takes a body without Content-Length for an empty one.
-    encoding = request.headers.get("Content-Encoding", "")
-    return parse_json(request.body, request.content_type, encoding)
 
 
 class StrictJSONParser(BaseParser):

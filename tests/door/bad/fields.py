@@ -5,7 +5,7 @@ from typing import Any
 
 from llmapi.adapter_views import NewAdapterSerializer
 from llmapi.fields import StrictBoolean, StrictInteger, StrictNumber, StrictString
-from llmapi.history_serializers import (
+from llmapi.history.serializers import (
     LabelSerializer,
     NewConversationSerializer,
     NewItemsSerializer,
@@ -14,8 +14,8 @@ from llmapi.serializers import (
     ChatCompletionSerializer,
     CompletionSerializer,
     EmbeddingSerializer,
-    StrictSerializer,
 )
+from llmapi.strict import StrictSerializer
 from tests.door.bad.line import (
     ADAPTERS,
     CHAT,
@@ -33,7 +33,7 @@ from tests.door.bad.line import (
 
 UNKNOWN, UNSUPPORTED = "unknown_parameter", "unsupported_parameter"
 TOO_LONG = "context_length_exceeded"
-MESSAGE, PART = "messages[1]", "messages[1].content[0]"
+MESSAGE, PART = "messages[1]", "content[0]"
 
 
 def chat(param: str, value: Any, code: str | None = None, *, at: str | None = None, **more: Any):
@@ -91,14 +91,14 @@ MESSAGES = [
     content({"type": "text", "text": "a"}),
     content("a\0b"),
     content([{"type": "text", "text": "a"}] * 257),
-    content(["Hi"], PART),
-    content([None], PART),
-    content([{"type": "image_url"}], PART),
-    content([{"type": 5, "text": "a"}], PART),
-    content([{"type": "text"}], PART),
-    content([{"type": "text", "text": 5}], PART),
-    content([{"type": "text", "text": "a\0b"}], PART),
-    content([{"type": "text", "text": "a", "b": 1}], PART),
+    content(["Hi"], f"{MESSAGE}.{PART}"),
+    content([None], f"{MESSAGE}.{PART}"),
+    content([{"type": "image_url"}], f"{MESSAGE}.{PART}"),
+    content([{"type": 5, "text": "a"}], f"{MESSAGE}.{PART}"),
+    content([{"type": "text"}], f"{MESSAGE}.{PART}"),
+    content([{"type": "text", "text": 5}], f"{MESSAGE}.{PART}"),
+    content([{"type": "text", "text": "a\0b"}], f"{MESSAGE}.{PART}"),
+    content([{"type": "text", "text": "a", "b": 1}], f"{MESSAGE}.{PART}"),
     bad(CHAT, {"messages": [{"role": "user", "content": "word " * 2000}]}, "messages", TOO_LONG),
     bad(CHAT, {"messages": [{"role": "user", "content": "a" * 5_000_000}]}, "messages", TOO_LONG),
 ]
@@ -262,9 +262,9 @@ STORED_ITEMS = [
             ({**ITEM, "content": None}, "items[0].content", None),
             ({**ITEM, "content": []}, "items[0].content", None),
             ({**ITEM, "content": "a\0b"}, "items[0].content", None),
-            ({**ITEM, "content": [{"type": "input_image"}]}, "items[0].content[0]", None),
-            ({**ITEM, "content": [{"type": "input_text", "text": 5}]}, "items[0].content[0]", None),
-            ({**ITEM, "content": [{"type": "text", "text": "x", "a": 1}]}, "items[0].content[0]", None),
+            ({**ITEM, "content": [{"type": "input_image"}]}, f"items[0].{PART}", None),
+            ({**ITEM, "content": [{"type": "input_text", "text": 5}]}, f"items[0].{PART}", None),
+            ({**ITEM, "content": [{"type": "text", "text": "", "a": 1}]}, f"items[0].{PART}", None),
             ({**ITEM, "id": 5}, "items[0].id", None),
             ({**ITEM, "status": "done"}, "items[0].status", None),
             ({**ITEM, "phase": "commentary"}, "items[0].phase", UNSUPPORTED),
