@@ -6,25 +6,9 @@ from contextlib import closing
 import pytest
 
 from tests.door.bad.addresses import METHODS
-from tests.serve.conftest import NewServer
 from tests.serve.history import History
 from tests.serve.odd_http import CHAT, GOOD, TABLE, Odd
 from tests.serve.raw import connect, exchange, read_pipelined, read_reply, request
-from tests.serve.server import ServerUnderTest
-
-
-@pytest.fixture(scope="module")
-def echo(module_servers: NewServer) -> ServerUnderTest:
-    """One server for all of these; its keys are without limits."""
-    server = module_servers(model=None, LLMAPI_ENGINE="echo")
-    server.start()
-    server.wait_ready()
-    return server
-
-
-@pytest.fixture(scope="module")
-def echo_key(echo: ServerUnderTest) -> str:
-    return echo.new_key()
 
 
 def what_is_wrong(odd: Odd, url: str, key: str) -> str | None:
