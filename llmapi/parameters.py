@@ -268,7 +268,7 @@ class ConversationField(StrictField):
 
     def json_schema(self) -> dict[str, Any]:
         text = self.text.json_schema()
-        named = {"type": "object", "properties": {"id": text}, "required": ["id"]}
+        named: dict[str, Any] = {"type": "object", "properties": {"id": text}, "required": ["id"]}
         named["additionalProperties"] = False
         return {"oneOf": [text, named]}
 

@@ -39,7 +39,7 @@ class StrictSerializerSchema(OpenApiSerializerExtension):
             }
         for name, field in self.target.fields.items():
             if isinstance(field, s.ListSerializer):
-                properties[name]["maxItems"] = field.max_length
+                properties[name]["maxItems"] = getattr(field, "max_length", None)
                 properties[name]["minItems"] = 0 if field.allow_empty else 1
         return schema | {"additionalProperties": False}
 
