@@ -10,7 +10,6 @@ from django.utils.datastructures import MultiValueDict
 from django.utils.http import parse_header_parameters
 
 from llmapi.errors import ApiError, InvalidRequest, json_error
-from llmapi.middleware import new_request_id
 
 UTF_8 = ("utf-8", "utf8")
 
@@ -65,6 +64,5 @@ class StaticFiles(ASGIStaticFilesHandler, StrictHandler):  # type: ignore[misc] 
 
     async def get_response_async(self, request: Any) -> Any:
         response = await super().get_response_async(request)
-        response["x-request-id"] = new_request_id()
         response["X-Content-Type-Options"] = "nosniff"
         return response

@@ -12,39 +12,40 @@ from functools import partial
 from io import BytesIO
 from typing import Any, ClassVar
 
+import orjson
 from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
 
-from accounts.errors import LimitReached
+from accounts.errors import InvalidApiKey, LimitReached
 from accounts.limits.holders import holders_of
 from accounts.limits.limiter import limiter
 from accounts.models import ApiKey
+from conversations.idempotency import Answered
 from llmapi import payloads, sse
 from llmapi.asgi import StrictRequest
 from llmapi.bodies import RequestSerializer
-from llmapi.completions import (
-    Asker,
-    Outcome,
-    accept,
-    admit,
-    run_completion,
-    run_embedding,
-    status_after,
-)
+from llmapi.completions import Asker, accept, admit, run_completion, run_embedding
+from llmapi.endings import status_after
 from llmapi.engine.messages import Answer, Finish
 from llmapi.errors import (
     ApiError,
     BodyTooLarge,
     InvalidRequest,
+    Overloaded,
     ServerUnavailable,
     as_api_error,
     envelope,
 )
+from llmapi.idempotency import REPLAYED, key_sent, use_of
+from llmapi.lanes import known_keys, lane_of_user
 from llmapi.middleware import new_request_id
+from llmapi.outcomes import Outcome
 from llmapi.parsers import parse_json
+from llmapi.pending import Ticket, pending
+from llmapi.replayer import replayer
 from llmapi.running import running
 from llmapi.serializers import (
     ChatCompletionSerializer,
@@ -57,6 +58,11 @@ from llmapi.views import ChatCompletionsView, CompletionsView, DoorView, Embeddi
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 10.0
+NO_STORE = (b"cache-control", b"no-store")
+
+
+def nothing() -> None:
+    """What is done where no server counts bodies."""
 
 
 class ClientGone(Exception):
@@ -68,6 +74,9 @@ class DoorConsumer(AsyncHttpConsumer):
     answer."""
 
     view: ClassVar[type[DoorView]]
+    body: list[bytes]
+    """As far as it has come, and is not yet looked at."""
+
     asked: Any
     """The serializer of the body, once it was found valid."""
 
@@ -82,6 +91,10 @@ class DoorConsumer(AsyncHttpConsumer):
         self.task: asyncio.Task[None] | None = None
         self.asker: Asker | None = None
         self.outcome: Outcome | None = None
+        self.conversation_id: str | None = None
+        self.answered: Answered | None = None
+        """If the request was answered before, and that answer is sent again."""
+
         self.limit_headers: dict[str, str] = {}
         self.status: int | None = None
         """Of the answer, once its headers were sent."""
@@ -97,11 +110,12 @@ class DoorConsumer(AsyncHttpConsumer):
         if self.body_bytes > settings.LLMAPI.max_body_bytes:
             limit = settings.LLMAPI.max_body_bytes
             error = BodyTooLarge(f"The request body may have {limit} bytes at most.")
+            self.body.clear()
             self.start(self.send_error(error))
             return
         self.body.append(piece)
         if not message.get("more_body"):
-            self.start(self.answer_or_error(b"".join(self.body)))
+            self.start(self.answer_or_error())
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         self.task = running.start(work)
@@ -113,44 +127,73 @@ class DoorConsumer(AsyncHttpConsumer):
         await getattr(self, get_handler_name(message))(message)
 
     async def http_disconnect(self, message: dict[str, Any]) -> None:
-        """The client left, or the answer is complete: daphne says the same of both."""
+        """The client left, or the answer is complete: daphne says the same of both. `reason`: why
+        the client counts as gone, if it did not leave by itself."""
         if self.task is not None:
-            self.task.cancel()
+            self.task.cancel(message.get("reason"))
         raise StopConsumer
 
-    async def answer_or_error(self, body: bytes) -> None:
+    async def answer_or_error(self) -> None:
+        ticket = None
         try:
-            running.check_room(settings.LLMAPI.max_pending)
-            self.outcome = await admit(partial(self.accept, body))
-            await self.answer(self.outcome)
+            running.check_open()
+            replayer.check_done()
+            own = settings.LLMAPI
+            lane = known_keys.lane(self.authorization)
+            ticket = pending.enter(lane, own.max_pending, own.max_pending_per_user)
+            accepted = await admit(partial(self.accept, ticket), lane)
+            self.scope.get("forget_body", nothing)()
+            if isinstance(accepted, Answered):
+                self.answered = accepted
+                await self.answer_again(accepted)
+            else:
+                self.outcome, self.conversation_id = accepted, accepted.conversation_id
+                await self.answer(accepted)
         except asyncio.CancelledError:
             if running.expired:  # it was the server that left, so the client still listens
                 await self.send_error(ServerUnavailable("The server was shut down."))
             raise
         except Exception as error:
             await self.send_error(as_api_error(error))
+        finally:
+            if ticket is not None:
+                ticket.leave(was_accepted=self.outcome is not None)
 
-    def accept(self, body: bytes) -> Outcome:
+    def accept(self, ticket: Ticket) -> Outcome | Answered:
         """All that is done before anything is generated, in one go on a thread: who asks, for what,
-        and that it is written down."""
+        and that it is written down, or what was answered to it before."""
         self.check_still_there()  # it may have waited long for the thread
         self.asker = self.identify()
         try:
-            self.asked = self.validate(body)
+            ticket.move(lane_of_user(self.asker.user_id))
+            key = key_sent(self.scope["headers"], is_anonymous=self.asker.is_anonymous)
+            self.asked = self.validate(self.take_body())
             self.request = self.asked.to_request()
             self.check_still_there()
             asked = self.asked
-            outcome = accept(
-                self.asker, self.request, asked.kept_parameters, asked.streamed, asked.keeping
+            accepted = accept(
+                self.asker,
+                self.request,
+                asked.kept_parameters,
+                asked.streamed,
+                asked.keeping,
+                use_of(key, self.view.scope, asked.initial_data) if key else None,
             )
         except LimitReached:
             raise  # it has the headers itself
         except Exception:
             self.limit_headers = limiter.headers(self.asker.holders)
             raise
-        if outcome.reservation is not None:
-            self.limit_headers = outcome.reservation.headers
-        return outcome
+        if isinstance(accepted, Answered):
+            self.limit_headers = limiter.headers(self.asker.holders)
+        elif accepted.reservation is not None:
+            self.limit_headers = accepted.reservation.headers
+        return accepted
+
+    def take_body(self) -> bytes:
+        """What came; it is kept here no longer."""
+        body, self.body = b"".join(self.body), []
+        return body
 
     def check_still_there(self) -> None:
         if self.task is not None and self.task.cancelling():
@@ -166,11 +209,16 @@ class DoorConsumer(AsyncHttpConsumer):
         view.setup(request)
         drf_request = view.initialize_request(request)
         view.request = drf_request
-        view.initial(drf_request)
+        try:
+            view.initial(drf_request)
+        except InvalidApiKey:
+            known_keys.forget(self.authorization)
+            raise
         user = drf_request.user
         key = drf_request.auth if isinstance(drf_request.auth, ApiKey) else None
         if user.pk is None:  # the permission classes let nobody else in
             raise PermissionDenied
+        known_keys.learn(self.authorization, user.pk)
         return Asker(
             user.pk,
             key.pk if key else None,
@@ -178,6 +226,10 @@ class DoorConsumer(AsyncHttpConsumer):
             holders_of(user, key),
             tuple(key.allowed_models) if key else (),
         )
+
+    @property
+    def authorization(self) -> bytes:
+        return dict(self.scope["headers"]).get(b"authorization", b"")
 
     def validate(self, body: bytes) -> RequestSerializer:
         headers = dict(self.scope["headers"])
@@ -188,11 +240,17 @@ class DoorConsumer(AsyncHttpConsumer):
     async def answer(self, outcome: Outcome) -> None:
         raise NotImplementedError
 
+    async def answer_again(self, answered: Answered) -> None:
+        """As it was answered before: nothing is generated, and no limit counts it."""
+        raise NotImplementedError
+
     def log(self, task: "asyncio.Task[None]") -> None:
         """One line for each request, when it is over, without a word of what was said."""
         took_ms = round((time.monotonic() - self.began) * 1000)
         asker, outcome = self.asker, self.outcome
         facts = [f"{took_ms} ms"]
+        if self.answered is not None:
+            facts.append(f"answer of {self.answered.completion_id}")
         if outcome is not None:
             facts.append(f"{outcome.prepared.prompt_tokens}+{outcome.completion_tokens} tokens")
         if asker is not None:
@@ -208,7 +266,10 @@ class DoorConsumer(AsyncHttpConsumer):
         )
 
     def ending(self, task: "asyncio.Task[None]") -> str:
-        """How the request ended: as its row says, or `refused` if it was not accepted."""
+        """How the request ended: as its row says; `replayed` if an earlier answer was sent again;
+        `refused` if it was not accepted."""
+        if self.answered is not None:
+            return "replayed"
         if self.outcome is not None:
             return self.outcome.status
         return status_after(asyncio.CancelledError()) if task.cancelled() else "refused"
@@ -217,9 +278,10 @@ class DoorConsumer(AsyncHttpConsumer):
 
     def headers(self, content_type: bytes) -> list[tuple[bytes, bytes]]:
         processing_ms = round((time.monotonic() - self.began) * 1000)
-        conversation_id = self.outcome and self.outcome.conversation_id
+        named = self.conversation_id
         return [
-            *([(b"x-conversation-id", conversation_id.encode())] if conversation_id else []),
+            *([(b"x-conversation-id", named.encode())] if named else []),
+            *([REPLAYED] if self.answered else []),
             (b"content-type", content_type),
             (b"x-request-id", self.request_id.encode()),
             (b"openai-processing-ms", str(processing_ms).encode()),
@@ -233,12 +295,12 @@ class DoorConsumer(AsyncHttpConsumer):
         self.status = status
         length = (b"content-length", str(len(body)).encode())
         await self.send_response(
-            status, body, headers=[*self.headers(b"application/json"), length, *extra]
+            status, body, headers=[*self.headers(b"application/json"), NO_STORE, length, *extra]
         )
 
     async def send_error(self, error: ApiError) -> None:
         """The envelope: as a response, or as an event once a stream has begun."""
-        if error.status_code >= 500:
+        if error.status_code >= 500 and not isinstance(error, Overloaded):
             logger.warning("%s: %s", self.request_id, error.message)
         if self.status is not None:
             await self.send_body(sse.event(envelope(error)) + sse.DONE)
@@ -258,8 +320,17 @@ class GenerationConsumer(DoorConsumer):
         if self.asked.streamed:
             await self.stream(shape, self.asked.include_usage)
         else:
-            await run_completion(outcome, outcome.collect)
+            await run_completion(outcome, outcome.collect, shape.whole)
             await self.send_json(shape.whole())
+
+    async def answer_again(self, answered: Answered) -> None:
+        answer = orjson.loads(answered.answer)
+        self.conversation_id = answer.get("conversation", {}).get("id")
+        if not self.asked.streamed:
+            await self.send_json(answer)
+            return
+        chunks = self.shape.retold(answer, include_usage=self.asked.include_usage)
+        await self.send_events(b"".join(map(sse.event, chunks)) + sse.DONE, more_body=False)
 
     async def stream(self, shape: Shape, include_usage: bool) -> None:
         """Headers go with the first event, so that an early error keeps its status; or, while the
@@ -280,9 +351,10 @@ class GenerationConsumer(DoorConsumer):
                     ready += [sse.event(chunk | usage) for chunk in shape.delta_chunks(event)]
             if ready:
                 await self.send_events(b"".join(ready))
+            await shape.outcome.collect_for_key(events)
 
         try:
-            await run_completion(shape.outcome, on_events)
+            await run_completion(shape.outcome, on_events, shape.whole)
         finally:
             keep_alive.cancel()
         last = [sse.event(chunk) for chunk in finishes]
@@ -296,7 +368,7 @@ class GenerationConsumer(DoorConsumer):
             self.status = 200
             headers = [
                 *self.headers(b"text/event-stream; charset=utf-8"),
-                (b"cache-control", b"no-cache"),
+                NO_STORE,
                 (b"x-accel-buffering", b"no"),  # nginx: pass events on as they come
             ]
             await self.send_headers(status=200, headers=headers)
@@ -323,7 +395,16 @@ class EmbeddingConsumer(DoorConsumer):
     asked: EmbeddingSerializer
 
     async def answer(self, outcome: Outcome) -> None:
-        vectors = await run_embedding(outcome)
+        vectors = await run_embedding(outcome, partial(self.embeddings, outcome, as_base64=True))
+        await self.send_json(self.embeddings(outcome, vectors, as_base64=self.asked.as_base64))
+
+    async def answer_again(self, answered: Answered) -> None:
+        answer = orjson.loads(answered.answer)  # in base64, which takes a quarter of the room
+        if not self.asked.as_base64:
+            answer = payloads.embeddings_as_numbers(answer)
+        await self.send_json(answer)
+
+    def embeddings(self, outcome: Outcome, vectors: list[bytes], *, as_base64: bool) -> Any:
         if self.request.dimensions is not None:
             vectors = [payloads.shortened(vector, self.request.dimensions) for vector in vectors]
-        await self.send_json(payloads.embedding_list(outcome, vectors, self.asked.as_base64))
+        return payloads.embedding_list(outcome, vectors, as_base64)

@@ -61,6 +61,24 @@ class BodyTooLarge(ApiError):
     code = "request_too_large"
 
 
+class RequestTimeout(ApiError):
+    """Of a request that came too slowly."""
+
+    status_code = 408
+    code = "request_timeout"
+    retry_after_s = 1
+
+
+class AddressTooLong(ApiError):
+    status_code = 414
+    code = "address_too_long"
+
+
+class HeadersTooLarge(ApiError):
+    status_code = 431
+    code = "headers_too_large"
+
+
 class UnsupportedMediaType(ApiError):
     status_code = 415
     code = "unsupported_media_type"
@@ -115,6 +133,15 @@ class ServerUnavailable(ApiError):
     error_type = "server_error"
     code = "unavailable"
     retry_after_s = RETRY_AFTER_S
+
+
+class Overloaded(ServerUnavailable):
+    """Too much at once. One line in the log for each is enough: there will be many."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(f"{message} Try again in a moment.", retry_after_s=retry_after_s)
 
 
 class GenerationFailed(ApiError):
@@ -317,9 +344,7 @@ def what_instead_of(path: str) -> str:
 
 
 def overloaded(request: HttpRequest) -> HttpResponse:
-    error = ServerUnavailable(
-        "The server is busy with other requests. Try again in a moment.", code="overloaded"
-    )
+    error = Overloaded("The server is busy with other requests.")
     if pages.wants_page(request):
         return pages.error_page(
             503, _("The server is busy"), _("Try again in a moment."), error.headers

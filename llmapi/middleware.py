@@ -21,7 +21,8 @@ def new_request_id() -> str:
 
 
 class RequestIdMiddleware(QuickMiddleware):
-    """Gives each request an id, names it in the answer's `x-request-id` header, and logs a line."""
+    """Gives each request an id, names it in the answer's `x-request-id` header, and logs a line.
+    Answers of the API stay in no cache: they are one user's."""
 
     def process_request(self, request: HttpRequest) -> None:
         request.request_id = new_request_id()  # type: ignore[attr-defined]
@@ -34,6 +35,8 @@ class RequestIdMiddleware(QuickMiddleware):
         response["x-request-id"] = request_id
         took_ms = round((time.monotonic() - request.began) * 1000)  # type: ignore[attr-defined]
         response["openai-processing-ms"] = str(took_ms)
+        if request.path_info.startswith("/v1/"):
+            response.headers.setdefault("Cache-Control", "no-store")
         level = logging.DEBUG if request.path in PROBES else logging.INFO
         logger.log(
             level,

@@ -1,6 +1,7 @@
 """The heads of requests: what daphne takes for something else, or breaks over."""
 
 import re
+import time
 from typing import Any
 from urllib.parse import unquote
 
@@ -18,6 +19,7 @@ class StrictHead(WebRequest):
     path: bytes
 
     def process(self) -> Any:
+        self.request_start = time.time()  # as daphne does, but before anything is refused
         self.read_target()
         if not self.has_root_path():
             return self.basic_error(400, b"Bad Request", "Invalid Daphne-Root-Path header")

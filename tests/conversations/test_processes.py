@@ -194,7 +194,7 @@ def test_lock_is_not_inherited_by_programs_that_are_started(tmp_path: Path) -> N
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"up\n"
-        os.close(lock._descriptor)
+        os.close(lock.descriptor)
         assert is_held(str(lock.path)) is False
         child.communicate(b"\n")
 

@@ -161,6 +161,7 @@ FRAMING = [
         sent(400, MALFORMED, f"Content-Length: {length}", GOOD)
         for length in ("abc", "-5", "+5", "5.0", "0x10", "5, 5", "", "1" * 5000)
     ),
+    sent(413, "request_too_large", "Content-Length: " + "9" * 18, GOOD),
     chat(400, MALFORMED, "Content-Length: 5"),  # a second one
     chat(400, MALFORMED, CHUNKED),  # and a length
     *(
