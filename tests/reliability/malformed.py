@@ -1,6 +1,6 @@
 """Thousands of malformed requests, over all routes that take a body, by several connections."""
 
-import http.client
+import contextlib
 import os
 import time
 from collections import Counter
@@ -18,7 +18,7 @@ from tests.reliability.finding import Finding
 from tests.reliability.mutations import BODIES, CHAT, MOST_BYTES, Spoiled, Spoiler
 from tests.serve.asking import bearer
 from tests.serve.history import History
-from tests.serve.raw import Reply, connect, exchange, read_reply
+from tests.serve.raw import RawAnswer, connect, exchange
 from tests.serve.server import ServerUnderTest
 from tests.serve.test_first_start import KEY
 
@@ -38,10 +38,10 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
     """What was no refusal in the envelope, or names another field."""
 
-    def add(self, spoiled: Spoiled, reply: Reply | None) -> None:
+    def add(self, spoiled: Spoiled, answer: RawAnswer | None) -> None:
         self.kinds[spoiled.kind] += 1
-        self.statuses[reply.status if reply else 0] += 1
-        if problem := what_is_wrong(spoiled, reply):
+        self.statuses[answer.status if answer else 0] += 1
+        if problem := what_is_wrong(spoiled, answer):
             self.wrong.append(f"{spoiled.kind}: {problem}: {spoiled.data[:300]!r}")
 
     def __iadd__(self, other: "Tally") -> "Tally":
@@ -51,14 +51,14 @@ class Tally:
         return self
 
 
-def what_is_wrong(spoiled: Spoiled, reply: Reply | None) -> str | None:
-    if reply is None:
+def what_is_wrong(spoiled: Spoiled, answer: RawAnswer | None) -> str | None:
+    if answer is None:
         return "no answer"
-    if not 400 <= reply.status < 500:
-        return f"{reply.status} {reply.body[:200]!r}"
-    if not reply.is_envelope:
-        return f"{reply.status} without the envelope: {reply.body[:200]!r}"
-    param = reply.json()["error"]["param"] or ""
+    if not 400 <= answer.status < 500:
+        return f"{answer.status} {answer.body[:200]!r}"
+    if not answer.is_envelope:
+        return f"{answer.status} without the envelope: {answer.body[:200]!r}"
+    param = answer.json()["error"]["param"] or ""
     if spoiled.param is not None and not param.startswith(spoiled.param[:100]):
         return f"'{param}' is named, not '{spoiled.param}'"
     return None
@@ -122,19 +122,18 @@ def good_answer(url: str, key: str) -> Any:
 def sent(url: str, share: Iterable[Spoiled]) -> Tally:
     """All on one connection, as long as the server keeps it; odd HTTP on connections of its own."""
     tally = Tally()
-    sock = connect(url)
+    connection = connect(url)
     for spoiled in share:
         if spoiled.ends_connection:
             tally.add(spoiled, exchange(url, spoiled.data))
             continue
-        try:
-            sock.sendall(spoiled.data)
-            reply = read_reply(sock)
-        except (OSError, http.client.HTTPException):
-            reply = None
-        if reply is None or reply.headers.get("connection") == "close":
-            sock.close()
-            sock = connect(url)
-        tally.add(spoiled, reply)
-    sock.close()
+        connection.send_what_is_taken(spoiled.data)
+        answer = None
+        with contextlib.suppress(OSError):
+            answer = connection.read_answer()
+        if answer is None or answer.headers.get("connection") == "close":
+            connection.close()
+            connection = connect(url)
+        tally.add(spoiled, answer)
+    connection.close()
     return tally

@@ -1,18 +1,18 @@
 """Bytes over a socket, and what is answered: for requests that no client library would send."""
 
-import http.client
+import contextlib
 import json
 import socket
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 TIMEOUT_S = 30.0
+KEYS = {"message", "type", "param", "code"}
 
 
 @dataclass(frozen=True)
-class Reply:
+class RawAnswer:
     status: int
     headers: dict[str, str]
     """By names in lower case."""
@@ -23,68 +23,109 @@ class Reply:
         return json.loads(self.body)
 
     @property
+    def error(self) -> dict[str, Any]:
+        error: dict[str, Any] = self.json()["error"]
+        return error
+
+    @property
     def is_envelope(self) -> bool:
         try:
-            value = self.json()
-        except ValueError:
+            return set(self.json()) == {"error"} and set(self.error) == KEYS
+        except (ValueError, TypeError):
             return False
-        keys = {"message", "type", "param", "code"}
-        return set(value) == {"error"} and set(value["error"]) == keys
 
 
-def connect(url: str) -> socket.socket:
+class Connection:
+    """A socket; closed at the end of the block."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.sock = sock
+        self.file = sock.makefile("rb")
+
+    def __enter__(self) -> "Connection":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.file.close()
+        self.sock.close()
+
+    def send(self, data: str | bytes) -> None:
+        self.sock.sendall(data.encode("latin-1") if isinstance(data, str) else data)
+
+    def send_what_is_taken(self, data: bytes, times: int = 1) -> int:
+        """`data` again and again, until the other side takes no more; the bytes that were sent."""
+        sent = 0
+        with contextlib.suppress(OSError):
+            for _ in range(times):
+                self.sock.sendall(data)
+                sent += len(data)
+        return sent
+
+    def read_answer(self, method: str = "GET") -> RawAnswer:
+        """The next answer that is no `100 Continue`. method: of the request. Raises OSError: there
+        is none."""
+        while True:
+            status, headers = self.read_head()
+            if status != 100:
+                break
+        is_empty = method == "HEAD" or status in (204, 304)
+        return RawAnswer(status, headers, b"" if is_empty else self.read_body(headers))
+
+    def read_head(self) -> tuple[int, dict[str, str]]:
+        line = self.file.readline()
+        if not line:
+            raise ConnectionError("The connection was closed without an answer.")
+        assert line.startswith(b"HTTP/1."), f"no answer begins so: {line!r}"
+        headers = {}
+        status = int(line.split()[1])
+        while (line := self.file.readline().strip()) != b"":
+            name, _, value = line.decode("latin-1").partition(":")
+            headers[name.lower()] = value.strip()
+        return status, headers
+
+    def read_body(self, headers: dict[str, str]) -> bytes:
+        if headers.get("transfer-encoding") != "chunked":
+            length = headers.get("content-length")
+            return self.file.read(None if length is None else int(length))
+        body = b""
+        while size := int(self.file.readline(), 16):
+            body += self.file.read(size)
+            self.file.readline()
+        self.file.readline()
+        return body
+
+    def is_closed(self) -> bool:
+        """Waits for the other side to close."""
+        try:
+            return self.file.read(1) == b""
+        except ConnectionResetError:
+            return True
+
+
+def connect(url: str, receive_buffer: int | None = None) -> Connection:
     address = urlsplit(url)
-    return socket.create_connection((address.hostname, address.port), timeout=TIMEOUT_S)
+    sock = socket.socket()
+    if receive_buffer:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    sock.settimeout(TIMEOUT_S)
+    sock.connect((address.hostname, address.port))
+    return Connection(sock)
 
 
-def read_reply(sock: socket.socket, method: str = "GET") -> Reply:
-    """The next answer; interim ones (100 Continue) are passed over. Raises OSError,
-    HTTPException: there is none."""
-    response = http.client.HTTPResponse(sock, method=method)
-    response.begin()
-    headers = {name.lower(): value for name, value in response.getheaders()}
-    return Reply(response.status, headers, response.read())
-
-
-def read_pipelined(sock: socket.socket, count: int, method: str = "GET") -> list[Reply]:
-    """Answers that share one buffer; `HTTPResponse` closes its file after each. method: of the
-    first."""
-
-    class Shared:
-        def __init__(self, file: Any) -> None:
-            self.file = file
-
-        def makefile(self, *_: Any) -> "Shared":
-            return self
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.file, name)
-
-        def close(self) -> None:
-            """The next answer needs it."""
-
-        def flush(self) -> None:
-            """`HTTPResponse` calls it when it closes."""
-
-    with sock.makefile("rb") as file:
-        shared: Any = Shared(file)
-        return [read_reply(shared, "GET" if number else method) for number in range(count)]
-
-
-def exchange(url: str, data: bytes, *, ends: bool = False) -> Reply | None:
+def exchange(url: str, data: bytes, *, ends: bool = False) -> RawAnswer | None:
     """What a connection of its own answers to these bytes; None: it was closed without an answer.
     ends: the client says that it will send no more."""
-    with closing(connect(url)) as sock:
-        try:
-            sock.sendall(data)
+    with connect(url) as connection:
+        # What is refused before all of it was sent is answered all the same.
+        connection.send_what_is_taken(data)
+        with contextlib.suppress(OSError):
             if ends:
-                sock.shutdown(socket.SHUT_WR)
-        except (BrokenPipeError, ConnectionResetError):
-            pass  # refused before all of it was sent: the answer is there all the same
-        try:
-            return read_reply(sock, data.split(b" ", 1)[0].decode("latin-1"))
-        except (http.client.RemoteDisconnected, ConnectionResetError):
-            return None
+                connection.sock.shutdown(socket.SHUT_WR)
+            return connection.read_answer(data.split(b" ", 1)[0].decode("latin-1"))
+    return None
 
 
 def request(

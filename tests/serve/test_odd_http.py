@@ -1,14 +1,13 @@
 """What clients may send over a socket beside HTTP/1.1 as libraries speak it (`odd_http.py`)."""
 
 import json
-from contextlib import closing
 
 import pytest
 
 from tests.door.bad.addresses import METHODS
 from tests.serve.history import History
 from tests.serve.odd_http import CHAT, GOOD, TABLE, Odd
-from tests.serve.raw import connect, exchange, read_pipelined, read_reply, request
+from tests.serve.raw import connect, exchange, request
 
 
 def what_is_wrong(odd: Odd, url: str, key: str) -> str | None:
@@ -49,12 +48,12 @@ def test_a_body_that_is_shorter_than_it_said_is_no_request(echo, echo_key) -> No
 def test_a_refused_request_is_the_last_of_its_connection(echo, echo_key) -> None:
     """What follows malformed bytes may be anything, so it is not read."""
     good = request(CHAT, key=echo_key, body=GOOD)
-    with closing(connect(echo.url)) as sock:
-        sock.sendall(good + b"hello\r\n\r\n" + good)
-        first, second = read_pipelined(sock, 2)
+    with connect(echo.url) as connection:
+        connection.send(good + b"hello\r\n\r\n" + good)
+        first, second = connection.read_answer(), connection.read_answer()
         assert (first.status, second.status) == (200, 400)
         assert second.headers["connection"] == "close"
-        assert sock.recv(1) == b""
+        assert connection.is_closed()
 
 
 def test_what_only_the_application_refuses_keeps_the_connection(echo, echo_key) -> None:
@@ -65,19 +64,19 @@ def test_what_only_the_application_refuses_keeps_the_connection(echo, echo_key) 
         request("GET /nothing HTTP/1.1", key=echo_key),
         request("DELETE /v1/models HTTP/1.1", key=echo_key),
     ]
-    with closing(connect(echo.url)) as sock:
-        sock.sendall(good.join([b"", *others, b""]))
-        statuses = [reply.status for reply in read_pipelined(sock, 9)]
+    with connect(echo.url) as connection:
+        connection.send(good.join([b"", *others, b""]))
+        statuses = [connection.read_answer().status for _ in range(9)]
     assert statuses == [200, 400, 200, 400, 200, 404, 200, 405, 200]
 
 
 def test_a_client_that_waits_for_100_continue_gets_it_first(echo, echo_key) -> None:
     whole = request(CHAT, "Expect: 100-continue", key=echo_key, body=GOOD)
-    with closing(connect(echo.url)) as sock:
-        sock.sendall(whole[: -len(GOOD)])
-        assert sock.recv(100).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
-        sock.sendall(GOOD)
-        assert read_reply(sock).status == 200
+    with connect(echo.url) as connection:
+        connection.send(whole[: -len(GOOD)])
+        assert connection.read_head() == (100, {})
+        connection.send(GOOD)
+        assert connection.read_answer().status == 200
 
 
 @pytest.mark.parametrize("method", ["HEAD", "OPTIONS"])
@@ -86,9 +85,9 @@ def test_every_route_answers_head_and_options_over_a_socket(echo, echo_key, meth
     for path, allowed in METHODS.items():
         path = path.replace("{", "x").replace("}", "x")
         line = request(f"{method} {path} HTTP/1.1", key=echo_key)
-        with closing(connect(echo.url)) as sock:
-            sock.sendall(line + request("GET /health HTTP/1.1"))
-            asked, health = read_pipelined(sock, 2, method)
+        with connect(echo.url) as connection:
+            connection.send(line + request("GET /health HTTP/1.1"))
+            asked, health = connection.read_answer(method), connection.read_answer()
         expected = (200, 404, 403) if method in allowed else (405, 403)  # 403: not for this key
         assert asked.status in expected, (path, asked)
         assert json.loads(health.body) == {"status": "ok"}
