@@ -18,7 +18,6 @@ from channels.exceptions import StopConsumer
 from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.core.handlers.asgi import ASGIRequest
 
 from accounts.errors import InvalidApiKey, LimitReached
 from accounts.limits.holders import holders_of
@@ -26,6 +25,7 @@ from accounts.limits.limiter import limiter
 from accounts.models import ApiKey
 from conversations.idempotency import Answered
 from llmapi import payloads, sse
+from llmapi.asgi import StrictRequest
 from llmapi.bodies import RequestSerializer
 from llmapi.completions import Asker, accept, admit, run_completion, run_embedding
 from llmapi.endings import status_after
@@ -201,7 +201,7 @@ class DoorConsumer(AsyncHttpConsumer):
 
     def identify(self) -> Asker:
         """Who asks: DRF's authentication, permissions and throttles of the route's view class."""
-        request = ASGIRequest(self.scope, BytesIO())
+        request = StrictRequest(self.scope, BytesIO())
         request.get_host()  # raises DisallowedHost
         if settings.SECURE_SSL_REDIRECT and not request.is_secure():
             raise InvalidRequest("Use https: a key that is sent over plain http can be read.")
@@ -234,7 +234,8 @@ class DoorConsumer(AsyncHttpConsumer):
     def validate(self, body: bytes) -> RequestSerializer:
         headers = dict(self.scope["headers"])
         content_type = headers.get(b"content-type", b"").decode("latin-1")
-        return self.view.serializer_class.read(parse_json(body, content_type))
+        encoding = headers.get(b"content-encoding", b"").decode("latin-1")
+        return self.view.serializer_class.read(parse_json(body, content_type, encoding))
 
     async def answer(self, outcome: Outcome) -> None:
         raise NotImplementedError
