@@ -17,7 +17,7 @@ from conversations.models import Completion, CompletionContent, Conversation, Id
 from conversations.storage import rows
 from conversations.storage.jsontext import JSONValue
 from conversations.storage.writing import write_transaction
-from conversations.tree.answers import Above, ChoiceEnd, answers_put, answers_replace
+from conversations.tree.answers import ChoiceEnd, answers_put, answers_replace
 from conversations.tree.locking import in_whole_trees
 from conversations.tree.paths import Leaf
 from conversations.tree.placing import place_input
@@ -316,10 +316,10 @@ def _put_answers(completion: _Locked, end: CompletionEnd, now: datetime) -> bool
     now or before."""
     if completion.conversation_pk is None:
         return completion.was_answered
-    if completion.head_pk is None:  # The first message of all, and deleted.
-        above = Above.nothing(completion.conversation_pk, completion.user_id)
+    if completion.head_pk is None:  # It was the first message of all, and is deleted.
+        above = Leaf.root(completion.conversation_pk, completion.user_id)
     else:
-        above = Above.read(completion.head_pk)
+        above = Leaf.at(completion.head_pk)
     is_whole = end.status == Completion.Status.COMPLETED
     if not completion.was_answered:
         return answers_put(completion.pk, above, end.choices, now, is_whole=is_whole)
