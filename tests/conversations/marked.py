@@ -34,7 +34,8 @@ HOLD_NO_TEXT = {
     # The server's own machine.
     *("conversations_serverprocess.host", "conversations_serverprocess.lock_path"),
     "conversations_serverprocess.uuid",
-    # User names stay, for usage and audit point to them; of what was done, they and numbers.
+    # User names stay, for usage and audit point to them; of what was done, they, numbers, and those
+    # filters of an export that are no words of a text or a name.
     *("accounts_user.username", "accounts_auditevent.target", "accounts_auditevent.detail"),
     # Django's own. Sessions are encoded: they hold who is signed in, and which forms were taken.
     *("auth_group.name", "auth_permission.codename", "auth_permission.name"),
