@@ -285,7 +285,12 @@ def first_problem(detail: Any, path: str = "") -> ApiError:
 def exception_handler(exception: Exception, context: Mapping[str, Any]) -> Response:
     """DRF's hook: the envelope, for every plain view."""
     error = as_api_error(exception)
-    return Response(envelope(error), status=error.status_code, headers=error.headers)
+    return Response(
+        envelope(error),
+        status=error.status_code,
+        headers=error.headers,
+        content_type="application/json",  # also where the answer would be of another type
+    )
 
 
 def json_error(exception: BaseException) -> JsonResponse:

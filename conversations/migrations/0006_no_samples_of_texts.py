@@ -15,7 +15,6 @@ class Migration(migrations.Migration):
         no_samples("conversations_message", "name", "content"),
         no_samples("conversations_completion", "metadata", "error"),
         no_samples("conversations_completioncontent", "parameters", "prompt", "output"),
-        no_samples("conversations_idempotencykey", "answer"),
         no_samples("conversations_review", "notes"),
         no_samples("conversations_label", "name"),
         no_samples("django_admin_log", "object_repr", "change_message"),

@@ -8,7 +8,8 @@ from django.utils import timezone
 from accounts import links
 from accounts import services as accounts
 from accounts.models import Invitation, User
-from conversations.models import Completion, Conversation, IdempotencyKey, Label, Review
+from conversations.idempotency import KeyUse
+from conversations.models import Completion, Conversation, Label, Review
 
 MARK = "zebra7713"
 
@@ -33,7 +34,8 @@ HOLD_NO_TEXT = {
     # The server's own machine.
     *("conversations_serverprocess.host", "conversations_serverprocess.lock_path"),
     "conversations_serverprocess.uuid",
-    # User names stay, for usage and audit point to them; of what was done, they and numbers.
+    # User names stay, for usage and audit point to them; of what was done, they, numbers, and those
+    # filters of an export that are no words of a text or a name.
     *("accounts_user.username", "accounts_auditevent.target", "accounts_auditevent.detail"),
     # Django's own. Sessions are encoded: they hold who is signed in, and which forms were taken.
     *("auth_group.name", "auth_permission.codename", "auth_permission.name"),
@@ -91,16 +93,13 @@ def everything_said_by(user: User, history) -> None:
     marked = {"parameters": {"stop": [MARK], "user": MARK}}
     history.say(user, [(*U1, MARK)], A1[1], **marked)
     history.say(user, [(*U1, MARK), A1, U2], f"{MARK} four", f"{MARK} or four")
-    history.finish(history.start(user, prompt=[f"{MARK} prompt"], **marked), MARK)
+    keyed = {**marked, "idempotency": KeyUse.of(MARK.encode(), MARK.encode())}
+    history.finish(history.start(user, prompt=[f"{MARK} prompt"], **keyed), MARK, answer=MARK)
     embedded = history.start(user, kind="embedding", prompt=MARK, **marked)
     history.finish(embedded, completion_tokens=0)
     failed = history.start(user, [U3], **marked)
     history.finish(failed, f"{MARK} part", status="failed", error=f"No room for {MARK}.")
     Completion.objects.filter(user=user).update(metadata={MARK: MARK})
-    for row in Completion.objects.filter(user=user):
-        IdempotencyKey.objects.create(
-            user=user, digest=row.public_id, completion=row, answer=f'{{"text": "{MARK}"}}'
-        )
     Conversation.objects.filter(user=user).update(metadata={"topic": MARK})
     first = Conversation.objects.filter(user=user).earliest("pk")
     review = Review.objects.create(conversation=first, reviewer=user, notes=f"says {MARK}")

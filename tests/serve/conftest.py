@@ -81,6 +81,26 @@ def history(server: ServerUnderTest) -> History:
 
 
 @pytest.fixture(scope="session")
+def echo(
+    databases: Databases, model_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerUnderTest]:
+    """One server without a model, for what asks the web process alone."""
+    makers = server_maker(databases, model_directory, lambda: tmp_path_factory.mktemp("echo"))
+    made = next(makers)(model=None, LLMAPI_ENGINE="echo")
+    try:
+        made.start()
+        made.wait_ready()
+        yield made
+    finally:
+        makers.close()
+
+
+@pytest.fixture(scope="session")
+def echo_key(echo: ServerUnderTest) -> str:
+    return echo.new_key()
+
+
+@pytest.fixture(scope="session")
 def anonymous_server(
     server: ServerUnderTest,
     databases: Databases,
