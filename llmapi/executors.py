@@ -64,7 +64,7 @@ class Executor:
             self._connections.add(own)
         close_old_connections()
         try:
-            with overdue.watched(own):
+            with overdue.watched():
                 return function(*args, **kwargs)
         finally:
             close_old_connections()

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import TransactionStatus
 
@@ -41,10 +42,10 @@ class Overdue:
         self._watcher: threading.Thread | None = None
 
     @contextmanager
-    def watched(self, connection: BaseDatabaseWrapper, has_s: float = HAS_S) -> Iterator[None]:
-        """What is done in here with this thread's connection may take `has_s`. Time in which it
-        waits for no answer is not cut short. With SQLite, which keeps its own time, nothing
-        happens."""
+    def watched(self, has_s: float = HAS_S) -> Iterator[None]:
+        """What is done in here with this thread's connection may take `has_s`; who waits for no
+        answer then is left alone until it does. Not to be nested. SQLite keeps its own time."""
+        connection = connections[DEFAULT_DB_ALIAS]
         if connection.vendor != "postgresql":
             yield
             return

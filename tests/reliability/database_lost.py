@@ -5,15 +5,16 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.reliability.crowd import Crowd, Told
 from tests.reliability.finding import Finding
-from tests.reliability.proxy import Proxy
 from tests.reliability.rows import Compared, compare
 from tests.reliability.servers import ECHO, servers_on, started
 from tests.serve.history import History
+from tests.serve.outage import Proxy
 from tests.serve.server import until
 from tests.serve.servers import Servers
 
@@ -69,9 +70,9 @@ class Outage:
 
 def measure(folder: Path) -> Finding:
     with servers_on("PostgreSQL", folder) as servers:
-        gone = outage(servers, Proxy.shut)
+        gone = outage(servers, Proxy.shut, Proxy.open)
         print(f"refusing connections: {gone}", file=sys.stderr, flush=True)
-        silent = outage(servers, Proxy.fall_silent)
+        silent = outage(servers, lambda p: p.passing.clear(), lambda p: p.passing.set())
     return Finding(
         promise=f"PostgreSQL away for {AWAY_S:.0f} s under {CLIENTS} streams",
         aim="nothing is lost of what clients got whole; streams go on; new requests get 503 with "
@@ -81,10 +82,13 @@ def measure(folder: Path) -> Finding:
     )
 
 
-def outage(servers: Servers, go_away) -> Outage:
+def outage(
+    servers: Servers, go_away: Callable[[Proxy], None], come_back: Callable[[Proxy], None]
+) -> Outage:
     direct = servers.databases.new()
     assert direct is not None
-    with Proxy(direct) as proxy:
+    proxy = Proxy(direct)
+    try:
         variables = {**ECHO, "LLMAPI_ECHO_DELAY_MS": str(WORD_MS), "LLMAPI_LOG_LEVEL": "ERROR"}
         server = started(servers(database_url=proxy.url, **variables))
         history = History(server.var_dir, direct)
@@ -96,7 +100,7 @@ def outage(servers: Servers, go_away) -> Outage:
             while time.time() < went_at + AWAY_S:
                 visitors.append(Crowd(server.url, crowd.endpoint.key, 1, short, once=True))
                 time.sleep(NEW_EVERY_S)
-            proxy.open()
+            come_back(proxy)
             back_at = time.time()
             time.sleep(AFTER_S)
         meanwhile = [one for visitor in visitors for one in visitor.wait()]
@@ -104,6 +108,8 @@ def outage(servers: Servers, go_away) -> Outage:
         told = [*crowd.told, *meanwhile]
         compared = compare(history, told)
         assert server.stop() == 0
+    finally:
+        proxy.shut()
     ended = sum(one.is_whole and went_at < one.ended < back_at for one in told)
     return Outage(told, meanwhile, ended, compared, settled_s)
 
