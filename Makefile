@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 ARGS ?=
 # Tests run engines in threads of their own process; see llmapi/backends/link.py.
-test test-engine test-sqlite test-postgres test-browser soak chaos check: export OMP_WAIT_POLICY ?= PASSIVE
+test test-engine test-sqlite test-postgres test-browser soak chaos fuzz check: export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-dev serve test test-engine test-sqlite test-postgres test-browser soak chaos check format bench clean
+.PHONY: help install install-dev serve test test-engine test-sqlite test-postgres test-browser soak chaos fuzz check format bench clean
 
 help:
 	@echo "make serve [ARGS='--port 8000 --base_model DIR']   install, migrate, and serve a model"
