@@ -44,6 +44,8 @@ class Answered:
     """What was answered to the request that a key stands for. `answer`: as JSON."""
 
     completion_id: str
+    conversation_id: str | None
+    """Of a chat that its owner may go on with by id."""
     model: str
     answer: str
 
@@ -58,16 +60,19 @@ def answered_before(user_id: int, use: KeyUse) -> Answered | None:
     Raises KeyReused, KeyInFlight, AnswerNotKept.
     """
     found = IdempotencyKey.objects.filter(user=user_id, digest=use.digest)
-    row = found.select_related("completion").first()
+    row = found.select_related("completion__conversation").first()
     if row is None or not stands(row):
         return None
     if not hmac.compare_digest(row.fingerprint, use.fingerprint):
         raise KeyReused
-    if row.completion.status == Status.RUNNING:
+    completion = row.completion
+    if completion.status == Status.RUNNING:
         raise KeyInFlight(running_s=(timezone.now() - row.created_at).total_seconds())
     if not row.answer:
         raise AnswerNotKept
-    return Answered(row.completion.public_id, row.completion.model, row.answer)
+    shown = completion.conversation if completion.is_stored else None
+    conversation_id = shown.public_id if shown else None
+    return Answered(completion.public_id, conversation_id, completion.model, row.answer)
 
 
 def key_take(user_id: int, use: KeyUse, completion_pk: int, now: datetime) -> None:

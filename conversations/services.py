@@ -13,7 +13,13 @@ from datetime import datetime
 from django.utils import timezone
 
 from conversations.idempotency import KeyTaken, KeyUse, key_take
-from conversations.models import Completion, CompletionContent, Conversation, IdempotencyKey
+from conversations.models import (
+    Completion,
+    CompletionContent,
+    Conversation,
+    IdempotencyKey,
+    Message,
+)
 from conversations.storage import rows
 from conversations.storage.jsontext import JSONValue
 from conversations.storage.writing import write_transaction
@@ -288,6 +294,7 @@ def _end(completion: _Locked, end: CompletionEnd) -> None:
         # First, for it locks the conversation. What was reviewed has gone on: it is to be looked at
         # again.
         rows.update(Conversation, completion.conversation_pk, updated_at=now, reviewed_at=None)
+    is_deleted = _is_deleted(completion)
     was_answered = _put_answers(completion, end, now)
     rows.update(
         Completion,
@@ -307,8 +314,14 @@ def _end(completion: _Locked, end: CompletionEnd) -> None:
         is_in_tree = completion.conversation_pk is not None
         output = [] if is_in_tree else _output(end.choices)
         rows.update(CompletionContent, completion.pk, output=output)
-        if end.answer:
+        if end.answer and not is_deleted:
             IdempotencyKey.objects.filter(completion=completion.pk).update(answer=end.answer)
+
+
+def _is_deleted(completion: _Locked) -> bool:
+    """Whether its answer was taken out of the conversation again."""
+    answers = Message.objects.filter(completion=completion.pk)
+    return completion.was_answered and not completion.is_erased and not answers.exists()
 
 
 def _put_answers(completion: _Locked, end: CompletionEnd, now: datetime) -> bool:

@@ -94,6 +94,8 @@ class DoorConsumer(AsyncHttpConsumer):
         self.conversation_id: str | None = None
         self.answered: Answered | None = None
         """If the request was answered before, and that answer is sent again."""
+        self.retold = b""
+        """That answer, as it is sent."""
 
         self.limit_headers: dict[str, str] = {}
         self.status: int | None = None
@@ -144,8 +146,8 @@ class DoorConsumer(AsyncHttpConsumer):
             accepted = await admit(partial(self.accept, ticket), lane)
             self.scope.get("forget_body", nothing)()
             if isinstance(accepted, Answered):
-                self.answered = accepted
-                await self.answer_again(accepted)
+                self.answered, self.conversation_id = accepted, accepted.conversation_id
+                await self.answer_again()
             else:
                 self.outcome, self.conversation_id = accepted, accepted.conversation_id
                 await self.answer(accepted)
@@ -186,6 +188,7 @@ class DoorConsumer(AsyncHttpConsumer):
             raise
         if isinstance(accepted, Answered):
             self.limit_headers = limiter.headers(self.asker.holders)
+            self.retold = self.retell(accepted.answer.encode())
         elif accepted.reservation is not None:
             self.limit_headers = accepted.reservation.headers
         return accepted
@@ -240,9 +243,14 @@ class DoorConsumer(AsyncHttpConsumer):
     async def answer(self, outcome: Outcome) -> None:
         raise NotImplementedError
 
-    async def answer_again(self, answered: Answered) -> None:
+    def retell(self, answer: bytes) -> bytes:
+        """The JSON of an answer that was kept, as this request wants it. On a thread, for it may be
+        megabytes."""
+        return answer
+
+    async def answer_again(self) -> None:
         """As it was answered before: nothing is generated, and no limit counts it."""
-        raise NotImplementedError
+        await self.send_whole(self.retold)
 
     def log(self, task: "asyncio.Task[None]") -> None:
         """One line for each request, when it is over, without a word of what was said."""
@@ -291,7 +299,10 @@ class DoorConsumer(AsyncHttpConsumer):
         ]
 
     async def send_json(self, value: Any, status: int = 200, extra: Any = ()) -> None:
-        body = sse.encode_json(value) + b"\n"  # so that a shell prompt starts on a line of its own
+        await self.send_whole(sse.encode_json(value), status, extra)
+
+    async def send_whole(self, body: bytes, status: int = 200, extra: Any = ()) -> None:
+        body += b"\n"  # so that a shell prompt starts on a line of its own
         self.status = status
         length = (b"content-length", str(len(body)).encode())
         await self.send_response(
@@ -323,14 +334,17 @@ class GenerationConsumer(DoorConsumer):
             await run_completion(outcome, outcome.collect, shape.whole)
             await self.send_json(shape.whole())
 
-    async def answer_again(self, answered: Answered) -> None:
-        answer = orjson.loads(answered.answer)
-        self.conversation_id = answer.get("conversation", {}).get("id")
+    def retell(self, answer: bytes) -> bytes:
         if not self.asked.streamed:
-            await self.send_json(answer)
-            return
-        chunks = self.shape.retold(answer, include_usage=self.asked.include_usage)
-        await self.send_events(b"".join(map(sse.event, chunks)) + sse.DONE, more_body=False)
+            return answer
+        chunks = self.shape.retold(orjson.loads(answer), include_usage=self.asked.include_usage)
+        return b"".join(map(sse.event, chunks)) + sse.DONE
+
+    async def answer_again(self) -> None:
+        if self.asked.streamed:
+            await self.send_events(self.retold, more_body=False)
+        else:
+            await self.send_whole(self.retold)
 
     async def stream(self, shape: Shape, include_usage: bool) -> None:
         """Headers go with the first event, so that an early error keeps its status; or, while the
@@ -398,11 +412,11 @@ class EmbeddingConsumer(DoorConsumer):
         vectors = await run_embedding(outcome, partial(self.embeddings, outcome, as_base64=True))
         await self.send_json(self.embeddings(outcome, vectors, as_base64=self.asked.as_base64))
 
-    async def answer_again(self, answered: Answered) -> None:
-        answer = orjson.loads(answered.answer)  # in base64, which takes a quarter of the room
-        if not self.asked.as_base64:
-            answer = payloads.embeddings_as_numbers(answer)
-        await self.send_json(answer)
+    def retell(self, answer: bytes) -> bytes:
+        # It is kept in base64, which takes a quarter of the room.
+        if self.asked.as_base64:
+            return answer
+        return sse.encode_json(payloads.embeddings_as_numbers(orjson.loads(answer)))
 
     def embeddings(self, outcome: Outcome, vectors: list[bytes], *, as_base64: bool) -> Any:
         if self.request.dimensions is not None:

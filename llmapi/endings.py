@@ -44,7 +44,8 @@ async def write_end(outcome: Outcome, end: CompletionEnd) -> None:
             await write_into_database(outcome, end)
         return
     except (TimeoutError, DatabaseError) as error:
-        logger.error("The end of %s goes into the journal: %s", outcome.public_id, error or "late")
+        why = str(error).strip() or f"no answer within {DATABASE_HAS_S:g} s"
+        logger.error("The end of %s goes into the journal: %s", outcome.public_id, why)
     ended = Ended(outcome.public_id, end)
     try:
         await disk.run(

@@ -49,9 +49,10 @@ def _bury(process: ServerProcess, *, remove_lock: bool) -> int:
     interrupted = sum(
         completion_interrupt(pk) for pk in running.order_by("pk").values_list("pk", flat=True)
     )
-    # A heartbeat since it was judged means that it lives after all.
+    # A heartbeat since it was judged means that it lives after all. (Not "the same heartbeat":
+    # SQLite compares times as text, and its own clock writes fewer digits than we do.)
     dead = ServerProcess.objects.filter(
-        pk=process.pk, stopped_at=None, heartbeat_at=process.heartbeat_at
+        pk=process.pk, stopped_at=None, heartbeat_at__lte=process.heartbeat_at
     )
     was_marked = dead.update(stopped_at=Now())
     if remove_lock:

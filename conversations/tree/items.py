@@ -7,7 +7,7 @@ from typing import TypeVar
 from django.utils import timezone
 
 from conversations.errors import ConversationBusy, NotFound
-from conversations.models import Completion, Conversation, Message
+from conversations.models import Completion, Conversation, IdempotencyKey, Message
 from conversations.storage import rows
 from conversations.storage.writing import write_transaction
 from conversations.tree import chain, paths
@@ -119,5 +119,7 @@ def _delete(conversation: Conversation, message_id: str) -> None:
     if message is None:
         raise NotFound("item", message_id, param="item_id")
     gap_close(message, chain.root(conversation.user_id))
+    # An answer that is kept to be sent again may be this one, or repeat this question.
+    IdempotencyKey.objects.filter(completion__conversation=pk).update(answer="")
     title_renew(pk, [title_of_message(message)])
     rows.update(Conversation, pk, updated_at=timezone.now(), reviewed_at=None)

@@ -8,6 +8,7 @@ from django.utils import timezone
 from accounts import links
 from accounts import services as accounts
 from accounts.models import Invitation, User
+from conversations.idempotency import KeyUse
 from conversations.models import Completion, Conversation, Label, Review
 
 MARK = "zebra7713"
@@ -22,6 +23,7 @@ HOLD_NO_TEXT = {
     *("conversations_completion.finish_reason", "conversations_completion.kind"),
     *("conversations_completion.public_id", "conversations_completion.request_id"),
     *("conversations_completion.status", "conversations_conversation.public_id"),
+    *("conversations_idempotencykey.digest", "conversations_idempotencykey.fingerprint"),
     *("conversations_message.chain_hash", "conversations_message.finish_reason"),
     *("conversations_message.public_id", "conversations_message.role"),
     *("conversations_usagehour.kind", "django_admin_log.object_id"),
@@ -32,7 +34,8 @@ HOLD_NO_TEXT = {
     # The server's own machine.
     *("conversations_serverprocess.host", "conversations_serverprocess.lock_path"),
     "conversations_serverprocess.uuid",
-    # User names stay, for usage and audit point to them; of what was done, they and numbers.
+    # User names stay, for usage and audit point to them; of what was done, they, numbers, and those
+    # filters of an export that are no words of a text or a name.
     *("accounts_user.username", "accounts_auditevent.target", "accounts_auditevent.detail"),
     # Django's own. Sessions are encoded: they hold who is signed in, and which forms were taken.
     *("auth_group.name", "auth_permission.codename", "auth_permission.name"),
@@ -90,7 +93,8 @@ def everything_said_by(user: User, history) -> None:
     marked = {"parameters": {"stop": [MARK], "user": MARK}}
     history.say(user, [(*U1, MARK)], A1[1], **marked)
     history.say(user, [(*U1, MARK), A1, U2], f"{MARK} four", f"{MARK} or four")
-    history.finish(history.start(user, prompt=[f"{MARK} prompt"], **marked), MARK)
+    keyed = {**marked, "idempotency": KeyUse.of(MARK.encode(), MARK.encode())}
+    history.finish(history.start(user, prompt=[f"{MARK} prompt"], **keyed), MARK, answer=MARK)
     embedded = history.start(user, kind="embedding", prompt=MARK, **marked)
     history.finish(embedded, completion_tokens=0)
     failed = history.start(user, [U3], **marked)

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from io import StringIO
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from django.core.management import call_command
 from django.db import DataError, OperationalError
 from django.utils import timezone
 
@@ -281,6 +283,17 @@ def test_of_what_was_erased_meanwhile_no_text_comes_back(alice, history, journal
     assert (row.status, row.completion_tokens) == ("completed", 5)
     assert not Message.objects.exists()
     assert IdempotencyKey.objects.get().answer == ""
+
+
+def test_the_command_that_erases_a_user_looks_into_journals_too(alice, history) -> None:
+    """No server runs, and the last one that did has left one."""
+    pk = history.start(alice, [("user", "hello")])
+    path = left_by_a_dead_process(ended(pk, "hi").line)
+    call_command("erase_user", "alice", "--yes", "--no-vacuum", stdout=StringIO())
+    assert not path.exists()
+    row = Completion.objects.get(pk=pk)
+    assert (row.status, row.conversation_id) == ("completed", None)
+    assert not Message.objects.exists()
 
 
 def test_of_what_is_not_there_any_more_nothing_comes_back(alice, history, journal) -> None:

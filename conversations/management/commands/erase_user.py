@@ -8,6 +8,7 @@ from accounts import audit
 from accounts.management.database import failing_as
 from accounts.models import AuditEvent, User
 from accounts.services import user_retire
+from conversations.processes.journal import folder, journals_replay
 from conversations.retention.erasing import user_erase
 from conversations.retention.traces import LOG_IN_USE, file_rewrite
 
@@ -49,6 +50,7 @@ class Command(BaseCommand):
             if not yes:
                 self.confirm(user, deactivate)
             keys = user_retire(user) if deactivate else 0  # First: it says nothing more after this.
+            journals_replay(folder())  # What a server left there may be this user's.
             conversations, completions = user_erase(user.pk)
             detail = {"conversations": conversations, "completions": completions}
             if deactivate:
