@@ -18,6 +18,7 @@ help:
 	@echo "make check                                        format, lint, types, imports, migrations, tests"
 	@echo "make soak                                         ten thousand random requests through one small engine"
 	@echo "make chaos                                        a hundred kills on each database"
+	@echo "make fuzz [FUZZ_EXAMPLES=1000]                    requests that nobody thought of"
 	@echo "make bench                                        throughput and latency of this machine"
 	@echo "make format                                       format the code"
 
@@ -76,6 +77,12 @@ soak: install-dev
 chaos: install-dev
 	TEST_DATABASE=sqlite $(BIN)/python -m pytest tests/chaos -m slow $(ARGS)
 	TEST_DATABASE=postgres $(BIN)/python -m pytest tests/chaos -m slow $(ARGS)
+
+# Requests that nobody thought of, others each time: about a quarter of an hour.
+FUZZ_EXAMPLES ?= 1000
+fuzz: install-dev
+	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) TEST_DATABASE=sqlite $(BIN)/python -m pytest \
+		tests/door/fuzz tests/door/test_hostile_pages.py tests/serve/test_openapi.py $(ARGS)
 
 check: install-dev
 	$(BIN)/ruff format --check .

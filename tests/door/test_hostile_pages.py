@@ -77,8 +77,6 @@ def asked(page: str, names: dict[str, None], values: Iterator[bytes]) -> Iterato
     for name in names if ALL else [*names][:: len(names) // 3]:
         for value in VALUES if ALL else [next(values)]:
             yield "GET", pairs([name], value)
-            if ALL:
-                yield "POST", pairs([name], value)
 
 
 def pages() -> Iterator[Line]:
