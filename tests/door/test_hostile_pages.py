@@ -13,9 +13,11 @@ from itertools import cycle, islice
 from typing import Any
 from urllib.parse import quote, unquote
 
+from tests.door.askers import Line
 from tests.door.client import Answer, call
-from tests.door.matrix import LINES, Line
-from tests.door.test_matrix import CSRF, World, filled, world  # noqa: F401 (a fixture)
+from tests.door.matrix import LINES
+from tests.door.test_matrix import world  # noqa: F401 (a fixture)
+from tests.door.world import CSRF, World, filled
 
 ALL = "FUZZ_EXAMPLES" in os.environ
 FORM, PARTS = "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"
@@ -77,8 +79,6 @@ def asked(page: str, names: dict[str, None], values: Iterator[bytes]) -> Iterato
     for name in names if ALL else [*names][:: len(names) // 3]:
         for value in VALUES if ALL else [next(values)]:
             yield "GET", pairs([name], value)
-            if ALL:
-                yield "POST", pairs([name], value)
 
 
 def pages() -> Iterator[Line]:
