@@ -68,8 +68,8 @@ class ProcessRegistration:
         self._stopping.set()
         self._thread.join()
         try:
-            journal.replay()
             presence.process_stop(self.process_id)
+            journal.replay()
         except Exception:
             logger.exception("this server process could not be marked as stopped")
         journal.close()
