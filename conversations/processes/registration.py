@@ -70,8 +70,8 @@ class ProcessRegistration:
         self._thread.join()
         try:
             with overdue.watched():
-                journal.replay()
                 presence.process_stop(self.process_id)
+                journal.replay()
         except Exception:
             logger.exception("this server process could not be marked as stopped")
         journal.close()
