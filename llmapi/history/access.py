@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.conf import settings
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
+from drf_spectacular.utils import OpenApiResponse
 from rest_framework.permissions import BasePermission, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -51,15 +51,6 @@ def owner_pk(request: Request) -> int:
     pk = request.user.pk
     assert pk is not None, "the permission classes let nobody else in"
     return pk
-
-
-def paging(order: str) -> list[OpenApiParameter]:
-    """What all lists take, for the OpenAPI document."""
-    return [
-        OpenApiParameter("after", str, description="The id of the last one of the page before."),
-        OpenApiParameter("limit", int, description="1 to 100; 20 if left out."),
-        OpenApiParameter("order", str, enum=["asc", "desc"], default=order),
-    ]
 
 
 WITHOUT_BODY = {code: ERRORS[code] for code in (400, 401, 403)}

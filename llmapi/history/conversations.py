@@ -10,14 +10,15 @@ from conversations.erasing import StillRunning, conversation_erase
 from conversations.errors import ConversationBusy, NotFound
 from conversations.models import Conversation
 from llmapi.history import payloads
-from llmapi.history.access import BUSY, NOT_YOURS, WITHOUT_BODY, HistoryView, owner_pk, paging
-from llmapi.history.queries import check_include, check_no_query, read_query
+from llmapi.history.access import BUSY, NOT_YOURS, WITHOUT_BODY, HistoryView, owner_pk
+from llmapi.history.paging import check_include, paging, read_query
 from llmapi.history.serializers import (
     LabelSerializer,
     NewConversationSerializer,
     NewItemsSerializer,
     messages_of,
 )
+from llmapi.queries import check_no_query
 from llmapi.schema import (
     ConversationListResponse,
     ConversationResponse,
