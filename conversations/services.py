@@ -2,46 +2,48 @@
 called from an event loop's thread. Database errors (django.db.Error) reach the caller.
 
 The life of a completion: `completion_start` commits it as running, `completions_flush` keeps what
-it has said so far, `completion_finish` gives it its end, or `processes_sweep` if its process died.
+it has said so far, `completion_finish` gives it its end, or `completion_interrupt` if its process
+died.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from pathlib import Path
-from uuid import UUID
+from datetime import datetime
 
-from django.db.models import BooleanField, Exists, ExpressionWrapper, OuterRef, Q
-from django.db.models.functions import Now
 from django.utils import timezone
 
-from conversations import folding, lockfile, rows, tree
-from conversations.jsontext import JSONValue
-from conversations.models import Completion, CompletionContent, Conversation, ServerProcess
-from conversations.paths import Leaf
-from conversations.said import NewMessage
-from conversations.tree import ChoiceEnd
-from conversations.writing import write_transaction
+from conversations.idempotency import KeyTaken, KeyUse, key_take
+from conversations.models import (
+    Completion,
+    CompletionContent,
+    Conversation,
+    IdempotencyKey,
+    Message,
+)
+from conversations.storage import rows
+from conversations.storage.jsontext import JSONValue
+from conversations.storage.writing import write_transaction
+from conversations.tree.answers import ChoiceEnd, answers_put, answers_replace
+from conversations.tree.locking import in_whole_trees
+from conversations.tree.paths import Leaf
+from conversations.tree.placing import place_input
+from conversations.tree.said import NewMessage
+from conversations.usage import folding
 
 __all__ = [
     "ChoiceEnd",
     "CompletionEnd",
+    "KeyTaken",
+    "KeyUse",
     "NewCompletion",
     "NewMessage",
     "Started",
     "completion_finish",
+    "completion_interrupt",
     "completion_start",
     "completions_flush",
-    "process_beat",
-    "process_register",
-    "process_stop",
-    "processes_sweep",
 ]
 
-logger = logging.getLogger(__name__)
-
-HEARTBEAT_DEAD_AFTER_S = 4.0
 ERROR_LENGTH = 500
 INTERRUPTED_ERROR = "The server process that was answering ended before the answer did."
 
@@ -73,6 +75,9 @@ class NewCompletion:
     keeps_text: bool = True
     """False: nothing of what is said is ever written, neither now nor at its end."""
 
+    idempotency: KeyUse | None = None
+    """The key by which its client may send it again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -99,6 +104,10 @@ class CompletionEnd:
     duration_ms: int | None
     error: str = ""
     cached_tokens: int = 0
+    answer: str = ""
+    """As JSON, to be sent again for its idempotency key; empty: it has none, or none is kept."""
+    ended_at: datetime | None = None
+    """None: now. By it, an end is known again that is there already."""
 
 
 def completion_start(new: NewCompletion) -> Started:
@@ -106,7 +115,7 @@ def completion_start(new: NewCompletion) -> Started:
 
     A chat's messages go into the tree of the conversation that they continue or begin.
     Raises ValueError for a chat without messages; ConversationChanged if the end of a conversation
-    that it continues by id is not there any more.
+    that it continues by id is not there any more; KeyTaken if its idempotency key is in use.
     """
     if new.kind == Completion.Kind.CHAT and not new.messages:
         raise ValueError("a chat completion needs at least one message")
@@ -114,7 +123,7 @@ def completion_start(new: NewCompletion) -> Started:
     with write_transaction():
         place = None
         if new.messages and new.keeps_text:
-            place = tree.place_input(
+            place = place_input(
                 user_id=new.user_id,
                 api_key_id=new.api_key_id,
                 messages=new.messages,
@@ -148,6 +157,8 @@ def completion_start(new: NewCompletion) -> Started:
                 prompt=new.prompt if new.keeps_text else None,
             )
         )
+        if new.idempotency is not None:
+            key_take(new.user_id, new.idempotency, completion_pk, now)
     return Started(completion_pk, now, place.conversation_id if place else None)
 
 
@@ -180,146 +191,29 @@ def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
     """Gives a request its end. A chat's answers, in part too, become messages below its head.
 
     May be called again, and after a sweep has taken the process for dead: the later end is the true
-    one, it replaces texts and status and never adds a message for the same choice. Of a request
-    that was erased meanwhile no text is kept.
+    one, it replaces texts and status and never adds a message for the same choice; the same end
+    changes nothing. Of a request that was erased meanwhile no text is kept, and an answer that was
+    deleted does not come back.
     Raises Completion.DoesNotExist.
     """
     with write_transaction():
         completion = _lock(completion_pk)
         if completion is None:
             raise Completion.DoesNotExist
-        _end(completion, end)
-        if completion.status != Completion.Status.RUNNING:
-            folding.hour_refold(completion.pk)
+        if completion.is_running:
+            _end(completion, end)
+            return
+        if _has(completion, end):
+            return
+    _end_again(completion, end)
 
 
-@dataclass(frozen=True, slots=True)
-class _Locked:
-    """A completion that nobody else ends before the transaction does."""
-
-    pk: int
-    status: str
-    conversation_pk: int | None
-    head_pk: int | None
-    is_erased: bool
-
-
-def _lock(completion_pk: int) -> _Locked | None:
-    row = rows.read_locked(Completion, completion_pk, "status", "conversation", "head", "erased_at")
-    if row is None:
-        return None
-    status, conversation_pk, head_pk, erased_at = row
-    return _Locked(completion_pk, status, conversation_pk, head_pk, erased_at is not None)
-
-
-def _end(completion: _Locked, end: CompletionEnd) -> None:
-    now = timezone.now()
-    rows.update(
-        Completion,
-        completion.pk,
-        status=end.status,
-        finish_reason=(end.choices[0].finish_reason or "") if end.choices else "",
-        prompt_tokens=end.prompt_tokens,
-        completion_tokens=end.completion_tokens,
-        cached_tokens=end.cached_tokens,
-        first_token_ms=end.first_token_ms,
-        duration_ms=end.duration_ms,
-        error="" if completion.is_erased else end.error[:ERROR_LENGTH],
-        finished_at=now,
-    )
-    if completion.is_erased:
-        return
-    output = _output(end.choices)
-    if completion.head_pk is not None:
-        tree.put_answers(
-            completion.pk,
-            completion.head_pk,
-            end.choices,
-            now,
-            is_whole=end.status == Completion.Status.COMPLETED,
-            ended_before=completion.status != Completion.Status.RUNNING,
-        )
-        output = []
-    rows.update(CompletionContent, completion.pk, output=output)
-    if completion.conversation_pk is not None:
-        # What was reviewed has gone on: it is to be looked at again.
-        rows.update(Conversation, completion.conversation_pk, updated_at=now, reviewed_at=None)
-
-
-def _output(choices: tuple[ChoiceEnd, ...]) -> list[JSONValue]:
-    """The stored shape of an output, running or done: one {"text", "finish_reason"} per choice."""
-    return [
-        {"text": choice.text, "finish_reason": choice.finish_reason}
-        for choice in sorted(choices, key=lambda choice: choice.index)
-    ]
-
-
-# ---- server processes ----------------------------------------------------------------------------
-
-
-def process_register(*, uuid: UUID, host: str, pid: int, lock_path: str) -> int:
-    """Makes the row of a process that holds its lock already; returns its primary key."""
-    process = ServerProcess(uuid=uuid, host=host, pid=pid, lock_path=lock_path)
-    process.started_at = process.heartbeat_at = Now()
-    process.save(force_insert=True)
-    return process.pk
-
-
-def process_beat(process_pk: int) -> None:
-    """Says that the process lives, by the database's clock; one that was taken for dead is back."""
-    ServerProcess.objects.filter(pk=process_pk).update(heartbeat_at=Now(), stopped_at=None)
-
-
-def process_stop(process_pk: int) -> None:
-    """Says that the process ends. What it left running, if anything, is swept 4 s later."""
-    ServerProcess.objects.filter(pk=process_pk).update(heartbeat_at=Now(), stopped_at=Now())
-
-
-def processes_sweep() -> int:
-    """Ends as `interrupted` what dead processes left running; returns how many requests that were.
-
-    A process is dead if its lock is free; where the lock cannot be asked (another host, another
-    boot, no file), if its heartbeat is over 4 s old by the database's clock. What a living process
-    runs is never touched. Several may sweep at once: each request is ended by one of them.
-    """
-    # A stopped process is asked too while it has requests running: it may have lost the database
-    # at its end, or be one that was taken for dead and has not beaten since.
-    left_running = Completion.objects.filter(
-        process=OuterRef("pk"), status=Completion.Status.RUNNING
-    )
-    stale = Q(heartbeat_at__lt=Now() - timedelta(seconds=HEARTBEAT_DEAD_AFTER_S))
-    suspects = ServerProcess.objects.filter(
-        Q(stopped_at__isnull=True) | Exists(left_running)
-    ).annotate(is_stale=ExpressionWrapper(stale, output_field=BooleanField()))
-    swept = 0
-    for process in suspects:
-        held = lockfile.is_held(process.lock_path) if process.host == lockfile.this_host() else None
-        if process.is_stale if held is None else not held:
-            swept += _bury(process, remove_lock=held is False)
-    return swept
-
-
-def _bury(process: ServerProcess, *, remove_lock: bool) -> int:
-    """Ends the requests of a dead process, each in a transaction of its own, then marks it."""
-    running = Completion.objects.filter(process=process, status=Completion.Status.RUNNING)
-    interrupted = sum(_interrupt(pk) for pk in running.order_by("pk").values_list("pk", flat=True))
-    # A heartbeat since it was judged means that it lives after all.
-    dead = ServerProcess.objects.filter(
-        pk=process.pk, stopped_at=None, heartbeat_at=process.heartbeat_at
-    )
-    was_marked = dead.update(stopped_at=Now())
-    if remove_lock:
-        Path(process.lock_path).unlink(missing_ok=True)
-    if was_marked or interrupted:
-        logger.warning("%s is dead; %d of its requests were interrupted", process, interrupted)
-    return interrupted
-
-
-def _interrupt(completion_pk: int) -> bool:
-    """False if the request came to an end of its own, or by another sweeper, in the meantime."""
+def completion_interrupt(completion_pk: int) -> bool:
+    """Ends a request whose server process died, with what was flushed of it. False if it came to an
+    end of its own, or by another sweeper, in the meantime."""
     with write_transaction():
         locked = _lock(completion_pk)
-        if locked is None or locked.status != Completion.Status.RUNNING:
+        if locked is None or not locked.is_running:
             return False
         completion = Completion.objects.get(pk=completion_pk)
         # Read after the lock: what was flushed last. Without its text a request ends all the same.
@@ -342,3 +236,113 @@ def _interrupt(completion_pk: int) -> bool:
             ),
         )
     return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Locked:
+    """A completion that nobody else ends before the transaction does."""
+
+    pk: int
+    status: str
+    user_id: int
+    conversation_pk: int | None
+    head_pk: int | None
+    was_answered: bool
+    erased_at: datetime | None
+
+    @property
+    def is_running(self) -> bool:
+        return self.status == Completion.Status.RUNNING
+
+    @property
+    def is_erased(self) -> bool:
+        return self.erased_at is not None
+
+
+def _lock(completion_pk: int) -> _Locked | None:
+    names = ("status", "user", "conversation", "head", "was_answered", "erased_at")
+    row = rows.read_locked(Completion, completion_pk, *names)
+    return None if row is None else _Locked(completion_pk, *row)
+
+
+def _has(completion: _Locked, end: CompletionEnd) -> bool:
+    """Whether this very end is written already."""
+    same = Completion.objects.filter(
+        pk=completion.pk, status=end.status, finished_at=end.ended_at, finished_at__isnull=False
+    )
+    return same.exists()
+
+
+def _end_again(completion: _Locked, end: CompletionEnd) -> None:
+    """A later end. Others may have gone on below the answer meanwhile: all of them hold still."""
+
+    def replace(*_: object) -> None:
+        locked = _lock(completion.pk)
+        if locked is not None:  # else pruned a moment ago
+            _end(locked, end)
+            folding.hour_refold(locked.pk)
+
+    trees = Conversation.objects.none()
+    if completion.conversation_pk is not None:
+        trees = Conversation.objects.filter(pk=completion.conversation_pk)
+    in_whole_trees(trees, replace)
+
+
+def _end(completion: _Locked, end: CompletionEnd) -> None:
+    now = timezone.now()
+    if completion.conversation_pk is not None:
+        # First, for it locks the conversation. What was reviewed has gone on: it is to be looked at
+        # again.
+        rows.update(Conversation, completion.conversation_pk, updated_at=now, reviewed_at=None)
+    is_deleted = _is_deleted(completion)
+    was_answered = _put_answers(completion, end, now)
+    rows.update(
+        Completion,
+        completion.pk,
+        status=end.status,
+        finish_reason=(end.choices[0].finish_reason or "") if end.choices else "",
+        prompt_tokens=end.prompt_tokens,
+        completion_tokens=end.completion_tokens,
+        cached_tokens=end.cached_tokens,
+        first_token_ms=end.first_token_ms,
+        duration_ms=end.duration_ms,
+        error="" if completion.is_erased else end.error[:ERROR_LENGTH],
+        finished_at=end.ended_at or now,
+        was_answered=was_answered,
+    )
+    if not completion.is_erased:
+        is_in_tree = completion.conversation_pk is not None
+        output = [] if is_in_tree else _output(end.choices)
+        rows.update(CompletionContent, completion.pk, output=output)
+        if end.answer and not is_deleted:
+            IdempotencyKey.objects.filter(completion=completion.pk).update(answer=end.answer)
+
+
+def _is_deleted(completion: _Locked) -> bool:
+    """Whether its answer was taken out of the conversation again."""
+    answers = Message.objects.filter(completion=completion.pk)
+    return completion.was_answered and not completion.is_erased and not answers.exists()
+
+
+def _put_answers(completion: _Locked, end: CompletionEnd, now: datetime) -> bool:
+    """What was said, into the tree of its conversation, if it has one; whether that was anything,
+    now or before."""
+    if completion.conversation_pk is None:
+        return completion.was_answered
+    if completion.head_pk is None:  # It was the first message of all, and is deleted.
+        above = Leaf.root(completion.conversation_pk, completion.user_id)
+    else:
+        above = Leaf.at(completion.head_pk)
+    is_whole = end.status == Completion.Status.COMPLETED
+    if not completion.was_answered:
+        return answers_put(completion.pk, above, end.choices, now, is_whole=is_whole)
+    answers_replace(completion.pk, above, end.choices, now, is_whole=is_whole)
+    return True
+
+
+def _output(choices: tuple[ChoiceEnd, ...]) -> list[JSONValue]:
+    """The stored shape of an output, running or done: one {"text", "finish_reason"} per choice."""
+    return [
+        {"text": choice.text, "finish_reason": choice.finish_reason}
+        for choice in sorted(choices, key=lambda choice: choice.index)
+    ]

@@ -5,17 +5,19 @@ hundred clients at once would take all connections that a database has, also tho
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
-from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils import translation
 
 from accounts.middleware import ContentSecurityPolicyMiddleware, is_api
+from llmapi.asgi import StrictRequest
 from llmapi.errors import overloaded
 from llmapi.middleware import RequestIdMiddleware
+from llmapi.turns import Turns
 
 WAITING = 256
 LONGEST_WAIT_S = 10.0
@@ -31,25 +33,25 @@ class Places:
     loop."""
 
     def __init__(self, count: int, waiting: int = WAITING) -> None:
-        self._free = asyncio.Semaphore(count)
+        self._turns = Turns(count)
         self._waiting = 0
         self._most_waiting = waiting
 
-    async def take(self) -> None:
+    async def take(self, lane: str) -> None:
         """Raises Full."""
         if self._waiting >= self._most_waiting:
             raise Full
         self._waiting += 1
         try:
             async with asyncio.timeout(LONGEST_WAIT_S):
-                await self._free.acquire()
+                await self._turns.take(lane)
         except TimeoutError as error:
             raise Full from error
         finally:
             self._waiting -= 1
 
     def leave(self) -> None:
-        self._free.release()
+        self._turns.leave()
 
 
 class Seated:
@@ -72,7 +74,7 @@ class Seated:
             return
         places = self.ready if path == "/ready" else self.views
         try:
-            await places.take()
+            await places.take(lane_of(scope))
         except Full:
             await refuse(scope, send)
             return
@@ -86,6 +88,16 @@ class Seated:
             await self.application(scope, receive, send_and_leave)
         finally:
             place.leave()
+
+
+def lane_of(scope: Any) -> str:
+    """Who asks, as far as the request says: its key, its session, or else its address. Nobody gets
+    more of the places by sending more requests with the same."""
+    headers = dict(scope["headers"])
+    for name in (b"authorization", b"cookie"):
+        if value := headers.get(name):
+            return hashlib.sha256(value).hexdigest()
+    return str((scope.get("client") or [""])[0])
 
 
 class Place:
@@ -102,7 +114,7 @@ class Place:
 
 async def refuse(scope: Any, send: Any) -> None:
     """503 with what Django's middleware puts on every answer. No thread is asked for it."""
-    request = ASGIRequest({**scope, "query_string": b""}, BytesIO())
+    request = StrictRequest({**scope, "query_string": b""}, BytesIO())
     answer: Callable[[HttpRequest], Any] = RequestIdMiddleware(
         ContentSecurityPolicyMiddleware(in_its_language)
     )

@@ -1,5 +1,6 @@
 """Keys for staff. None is deleted: they are revoked."""
 
+import re
 from typing import Any, cast
 
 from django.contrib import admin, messages
@@ -103,6 +104,14 @@ class ApiKeyAdmin(NeverDeleted, FilteredAlone, SavesChanges):
         if obj.revoked_at is not None:  # it stays as it was
             shown += ["expires_at", "scopes", "allowed_models", *LIMITS]
         return shown
+
+    def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
+        """What the address says that the form begins with. Of a user who can be none, Django's
+        field would ask the database."""
+        initial: dict[str, Any] = super().get_changeform_initial_data(request)
+        if not re.fullmatch("[0-9]{1,18}", initial.get("user", "")):
+            initial.pop("user", None)
+        return initial
 
     @admin.display(description="name", ordering="name")
     def name_or_key(self, key: ApiKey) -> str:

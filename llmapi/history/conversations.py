@@ -5,13 +5,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.models import ApiKey
-from conversations import items, stored
-from conversations.erasing import StillRunning, conversation_erase
-from conversations.errors import ConversationBusy, NotFound
+from conversations.errors import NotFound
 from conversations.models import Conversation
+from conversations.own import stored
+from conversations.retention.erasing import conversation_erase
+from conversations.tree import items
 from llmapi.history import payloads
 from llmapi.history.access import BUSY, NOT_YOURS, WITHOUT_BODY, HistoryView, owner_pk
-from llmapi.history.paging import check_include, paging, read_query
+from llmapi.history.paging import INCLUDE, check_include, paging, read_query
 from llmapi.history.serializers import (
     LabelSerializer,
     NewConversationSerializer,
@@ -102,8 +103,6 @@ class ConversationView(HistoryView):
         conversation = stored.conversation(owner_pk(request), conversation_id)
         try:
             conversation_erase(conversation.pk)
-        except StillRunning as error:
-            raise ConversationBusy from error
         except Conversation.DoesNotExist as error:
             raise NotFound("conversation", conversation_id, param="conversation_id") from error
         return Response(payloads.conversation_deleted(conversation.public_id))
@@ -115,7 +114,7 @@ class ItemsView(HistoryView):
         summary="List the items of a conversation",
         description="Its messages: of a conversation with branches, those on the way to the newest "
         "one.",
-        parameters=paging("desc"),
+        parameters=[*paging("desc"), INCLUDE],
         responses={200: ItemListResponse, **WITHOUT_BODY, 404: NOT_YOURS},
         tags=["Conversations"],
     )
@@ -129,6 +128,7 @@ class ItemsView(HistoryView):
     @extend_schema(
         operation_id="createConversationItems",
         summary="Add items to a conversation",
+        parameters=[INCLUDE],
         request=NewItemsSerializer,
         responses={200: ItemListResponse, **WITHOUT_BODY, 404: NOT_YOURS, 409: BUSY},
         tags=["Conversations"],
@@ -145,6 +145,7 @@ class ItemView(HistoryView):
     @extend_schema(
         operation_id="getConversationItem",
         summary="Read an item of a conversation",
+        parameters=[INCLUDE],
         responses={200: ItemResponse, **WITHOUT_BODY, 404: NOT_YOURS},
         tags=["Conversations"],
     )

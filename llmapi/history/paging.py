@@ -9,7 +9,7 @@ from django.http import QueryDict
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 
-from conversations.stored import Cut
+from conversations.own.stored import Cut
 from llmapi.errors import InvalidRequest, UnsupportedParameter, first_problem
 from llmapi.parameters import MetadataField
 from llmapi.queries import once, unknown, whole_number
@@ -41,9 +41,18 @@ def paging(order: str) -> list[OpenApiParameter]:
     """What all lists take, for the OpenAPI document."""
     return [
         OpenApiParameter("after", str, description="The id of the last one of the page before."),
-        OpenApiParameter("limit", int, description="1 to 100; 20 if left out."),
+        OpenApiParameter(
+            "limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 20}
+        ),
         OpenApiParameter("order", str, enum=["asc", "desc"], default=order),
     ]
+
+
+INCLUDE = OpenApiParameter(
+    "include",
+    {"type": "array", "items": {"type": "string", "enum": list(INCLUDABLE)}},
+    description="Parts that no item here has: to ask for them changes nothing.",
+)
 
 
 def read_query(

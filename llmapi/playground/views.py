@@ -18,11 +18,11 @@ from accounts.models import User
 from accounts.pages.access import page
 from accounts.pages.snippets import api_address
 from accounts.services import PLAYGROUND_KEY_LIVES, playground_key_create
-from conversations import stored
 from conversations.errors import NotFound
 from conversations.models import Completion, Conversation, Message
-from conversations.paths import messages_in_order, path_of
-from conversations.selectors import readable
+from conversations.own import stored
+from conversations.tree.paths import messages_in_order, path_of
+from conversations.tree.said import readable
 from llmapi.errors import json_error
 from llmapi.playground.fields import FIELDS
 from llmapi.playground.words import words

@@ -9,7 +9,7 @@ from typing import get_args
 from django.http import QueryDict
 from django.utils import timezone
 
-from conversations.usage import WIDTHS, Group, Width, bucket_start
+from conversations.usage.totals import WIDTHS, Group, Width, bucket_start
 from llmapi.errors import InvalidRequest
 from llmapi.queries import once, unknown, whole_number
 
@@ -67,7 +67,7 @@ def read_question(query: QueryDict) -> UsageQuestion:
     values = {name: once(name, given[name]) for name in ONCE if name in given}
     width = _width(values.get("bucket_width"))
     now = timezone.now()
-    end = _time("end_time", values["end_time"]) if "end_time" in values else now
+    end = _time("end_time", values["end_time"], 1) if "end_time" in values else now
     start = bucket_start(end, width) - WIDTHS[width] * (DEFAULT_LIMIT[width] - 1)
     if "start_time" in values:
         start = _time("start_time", values["start_time"])
@@ -102,8 +102,8 @@ def _lists(query: QueryDict) -> dict[str, list[str]]:
     return given
 
 
-def _time(name: str, text: str) -> datetime:
-    return datetime.fromtimestamp(whole_number(name, text, 0, LATEST), UTC)
+def _time(name: str, text: str, smallest: int = 0) -> datetime:
+    return datetime.fromtimestamp(whole_number(name, text, smallest, LATEST), UTC)
 
 
 def _width(text: str | None) -> Width:

@@ -61,6 +61,19 @@ async def test_probes_need_no_key_and_tell_the_truth(served, backends):
     assert (await nobody.get("/health")).status == 200
 
 
+async def test_the_openapi_document_tells_of_idempotency_keys(served):
+    paths = (await Client().get("/openapi.json")).json()["paths"]
+    takes = {
+        path
+        for path, methods in paths.items()
+        for method in methods.values()
+        if any(p["name"] == "Idempotency-Key" for p in method.get("parameters", []))
+    }
+    assert takes == {"/v1/chat/completions", "/v1/completions", "/v1/embeddings"}
+    for path in takes:
+        assert {"409", "422"} <= {*paths[path]["post"]["responses"]}
+
+
 async def test_the_openapi_document_covers_every_route(served):
     answer = await Client().get("/openapi.json")
     paths = answer.json()["paths"]

@@ -24,12 +24,12 @@ from redis import RedisError
 from accounts.limits.limiter import limiter
 from accounts.limits.shared import SharedStore
 from accounts.services import first_staff_create
-from conversations.lockfile import LockFile
-from conversations.processes import ProcessRegistration
+from conversations.processes.lockfile import LockFile
+from conversations.processes.registration import ProcessRegistration
 from llmapi.adapters import adapters_restore
 from llmapi.backends.base import BackendFailed
 from llmapi.configured import configured_backends
-from llmapi.executors import admission, database
+from llmapi.executors import admission, database, disk
 from llmapi.running import running
 from llmapi.services import models
 
@@ -74,6 +74,7 @@ class Command(BaseCommand):
 
         # Imported late: daphne installs Twisted's reactor, which other commands do not want.
         from llmapi.server import DoorServer, bind
+        from llmapi.wire.bounds import Bounds
 
         try:
             listener = bind(options.host, options.port)
@@ -93,7 +94,9 @@ class Command(BaseCommand):
         limiter.open(self.shared_limits(options.redis_url))
         connections.close_all()
 
-        server = DoorServer(get_default_application(), listener, options.shutdown_timeout_s)
+        server = DoorServer(
+            get_default_application(), listener, Bounds.of(options), options.shutdown_timeout_s
+        )
         server.take_ctrl_c()  # before there is a process to end
         try:
             models.start(backends, self.report, options.model_aliases)
@@ -111,6 +114,7 @@ class Command(BaseCommand):
             models.stop()
             admission.close()
             database.close()
+            disk.close()
             limiter.close()
             registration.stop()
         if self.failed:
