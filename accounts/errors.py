@@ -16,6 +16,8 @@ class ApiError(APIException):
     error_type: str = "invalid_request_error"
     code: str | None = None
     headers: dict[str, str]
+    quotes: bool = False
+    """Whether the message may quote what a client sent, although the fault is the server's."""
 
     def __init__(
         self,
@@ -30,6 +32,11 @@ class ApiError(APIException):
         self.param = param
         self.code = code or type(self).code
         self.headers = headers or {}
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the message speaks of the server alone, and may stand in its log."""
+        return self.status_code >= 500 and not self.quotes
 
 
 class InvalidApiKey(ApiError):

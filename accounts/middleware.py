@@ -79,4 +79,5 @@ class PageLanguageMiddleware(LocaleMiddleware):
 
 def is_api(path: str) -> bool:
     """Whether programs ask there: they get JSON, in English."""
-    return f"{path}/".startswith(("/v1/", "/health/", "/ready/", "/openapi.json/"))
+    probes = ("/health/", "/ready/", "/metrics/")
+    return f"{path}/".startswith(("/v1/", *probes, "/openapi.json/"))

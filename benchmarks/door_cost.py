@@ -64,7 +64,7 @@ class Words:
 
     def figures(self) -> Figures:
         told = len(self.told)
-        return Figures(told, 0, self.steps, 0.0, 0, 0, (), 0, 0, 0, 0, 0, 0)
+        return Figures(told, 0, self.steps, 0.0, 0, 0, 0, (), 0, 0, 0, 0, 0, 0)
 
     def step(self) -> StepOutput:
         time.sleep(self.pause_s)

@@ -168,7 +168,8 @@ SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = LANGUAGE_COOKIE_SAMESITE = "Lax
 if LLMAPI.https:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
-    SECURE_REDIRECT_EXEMPT = [r"^health$", r"^ready$"]
+    # Asked on the machine itself, or in its network. /metrics takes no key so, only its own token.
+    SECURE_REDIRECT_EXEMPT = [r"^health$", r"^ready$", r"^metrics$"]
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
     SECURE_HSTS_PRELOAD = True
@@ -182,11 +183,8 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "line": {
-            "class": "accounts.logs.LineFormatter",
-            "format": "{asctime} {levelname} {name}: {message}",
-            "style": "{",
-        }
+        "text": {"class": "accounts.logs.LineFormatter"},
+        "json": {"class": "accounts.logs.JsonFormatter"},
     },
     "filters": {
         # A probe that asks every second whether the server is ready is no error of the server's.
@@ -198,7 +196,7 @@ LOGGING = {
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
-            "formatter": "line",
+            "formatter": LLMAPI.log_format,
             "filters": ["not_503"],
         }
     },
@@ -207,6 +205,8 @@ LOGGING = {
         "llmapi": {"level": LLMAPI.log_level},
         "accounts": {"level": LLMAPI.log_level},
         "conversations": {"level": LLMAPI.log_level},
+        # With DEBUG, Django would write beside us, and as it likes.
+        "django": {"handlers": [], "level": "WARNING", "propagate": True},
         # Ours is the one line for a refused request; Django's would be a second.
         "django.request": {"level": "ERROR"},
         # The answer says it; a traceback for every scanner of the internet says nothing more.

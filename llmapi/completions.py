@@ -39,6 +39,7 @@ from llmapi.errors import ApiError, EngineLost, ServerUnavailable, as_api_error
 from llmapi.executors import admission, database
 from llmapi.flusher import flusher
 from llmapi.keeping import Keeping, past_of
+from llmapi.metrics import Pieces, end_write_s
 from llmapi.reservations import finish_and_settle, give_back, reserve
 from llmapi.running import running
 from llmapi.services import models
@@ -259,11 +260,13 @@ async def run_completion(
     """
     end = outcome.end(Status.FAILED)
     flusher.add(outcome.completion_pk, outcome)
+    pieces = Pieces()
     try:
         async with aclosing(models.stream(outcome.prepared)) as stream:
             async for events in stream:
                 for event in events:
                     outcome.add(event)
+                pieces.come()
                 await on_events(events)
         end = outcome.end(Status.COMPLETED)
     except BaseException as error:
@@ -291,12 +294,15 @@ async def run_embedding(outcome: Outcome) -> list[bytes]:
 async def finish(outcome: Outcome, end: CompletionEnd) -> None:
     """Write the end of a request; a caller that is cancelled meanwhile waits for it."""
     outcome.status = end.status
+    began = time.monotonic()
     writing = running.start_write(write_end(outcome.completion_pk, end, outcome.reservation))
     try:
         await asyncio.shield(writing)
     except asyncio.CancelledError:
         await asyncio.wait([writing])
         raise
+    finally:
+        end_write_s.observe(time.monotonic() - began)
 
 
 async def write_end(

@@ -19,11 +19,12 @@ from django.conf import settings
 from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
 
+from accounts import logs
 from accounts.errors import LimitReached
 from accounts.limits.holders import holders_of
 from accounts.limits.limiter import limiter
 from accounts.models import ApiKey
-from llmapi import payloads, sse
+from llmapi import metrics, payloads, sse
 from llmapi.completions import (
     Asker,
     Outcome,
@@ -33,6 +34,7 @@ from llmapi.completions import (
     run_embedding,
     status_after,
 )
+from llmapi.ended import Ended
 from llmapi.engine.messages import Answer, Finish, PromptLogprobs, TextDelta
 from llmapi.errors import (
     ApiError,
@@ -43,8 +45,8 @@ from llmapi.errors import (
     envelope,
 )
 from llmapi.logprobs import TextLogprobs
-from llmapi.middleware import new_request_id
 from llmapi.parsers import parse_json
+from llmapi.request_ids import ids_of_client, new_request_id
 from llmapi.running import running
 from llmapi.serializers import (
     ChatCompletionSerializer,
@@ -77,7 +79,8 @@ class DoorConsumer(AsyncHttpConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.request_id = new_request_id()
-        self.began = time.monotonic()
+        logs.request_id.set(self.request_id)  # of the task that this request alone has
+        self.began = self.asked_at = time.monotonic()
         self.body_bytes = 0
         self.task: asyncio.Task[None] | None = None
         self.asker: Asker | None = None
@@ -104,6 +107,7 @@ class DoorConsumer(AsyncHttpConsumer):
             self.start(self.answer_or_error(b"".join(self.body)))
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
+        self.asked_at = time.monotonic()
         self.task = running.start(work)
         self.task.add_done_callback(self.log)
 
@@ -188,23 +192,31 @@ class DoorConsumer(AsyncHttpConsumer):
         raise NotImplementedError
 
     def log(self, task: "asyncio.Task[None]") -> None:
-        """One line for each request, when it is over, without a word of what was said."""
-        took_ms = round((time.monotonic() - self.began) * 1000)
-        asker, outcome = self.asker, self.outcome
-        facts = [f"{took_ms} ms"]
-        if outcome is not None:
-            facts.append(f"{outcome.prepared.prompt_tokens}+{outcome.completion_tokens} tokens")
-        if asker is not None:
-            key = "no key" if asker.api_key_id is None else f"key {asker.api_key_id}"
-            facts += [f"user {asker.user_id}", key]
-        logger.info(
-            "%s POST %s %s %s, %s",
+        """One line for each request, when it is over, and what is counted of it."""
+        ended = Ended(
             self.request_id,
-            self.scope["path"],
-            self.status or "-",
+            self.route,
+            self.status,
             self.ending(task),
-            ", ".join(facts),
+            time.monotonic() - self.began,
+            self.asked_at,
+            self.asker,
+            self.outcome,
+            ids_of_client(self.header),
         )
+        ended.log()
+        ended.count()
+
+    @property
+    def route(self) -> str:
+        path: str = self.scope["path"]
+        return path.removeprefix(self.scope.get("root_path", ""))
+
+    def header(self, name: str) -> str:
+        """The value of the first header of that name; empty if there is none."""
+        wanted = name.encode()
+        values = (value for key, value in self.scope["headers"] if key == wanted)
+        return next(values, b"").decode("latin-1")
 
     def ending(self, task: "asyncio.Task[None]") -> str:
         """How the request ended: as its row says, or `refused` if it was not accepted."""
@@ -238,7 +250,8 @@ class DoorConsumer(AsyncHttpConsumer):
     async def send_error(self, error: ApiError) -> None:
         """The envelope: as a response, or as an event once a stream has begun."""
         if error.status_code >= 500:
-            logger.warning("%s: %s", self.request_id, error.message)
+            logger.warning("%s", error)
+        metrics.error_sent(error.status_code, error.code, error.error_type)
         if self.status is not None:
             await self.send_body(sse.event(envelope(error)) + sse.DONE)
             return

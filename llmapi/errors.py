@@ -3,6 +3,7 @@ exception."""
 
 import difflib
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from rest_framework.response import Response
 
 from accounts.errors import ApiError
 from accounts.pages import errors as pages
+from llmapi import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -138,6 +140,7 @@ class TemplateFailed(ApiError):
     status_code = 500
     error_type = "server_error"
     code = "template_failed"
+    quotes = True
 
     def __init__(self, message: str) -> None:
         super().__init__(message, headers={"x-should-retry": "false"})
@@ -265,13 +268,16 @@ def first_problem(detail: Any, path: str = "") -> ApiError:
 
 def exception_handler(exception: Exception, context: Mapping[str, Any]) -> Response:
     """DRF's hook: the envelope, for every plain view."""
+    metrics.failed_in("views", exception)
     error = as_api_error(exception)
+    metrics.error_sent(error.status_code, error.code, error.error_type)
     return Response(envelope(error), status=error.status_code, headers=error.headers)
 
 
 def json_error(exception: BaseException) -> JsonResponse:
     """The envelope as a Django response, for what fails outside DRF."""
     error = as_api_error(exception)
+    metrics.error_sent(error.status_code, error.code, error.error_type)
     return JsonResponse(envelope(error), status=error.status_code, headers=error.headers)
 
 
@@ -324,6 +330,7 @@ def overloaded(request: HttpRequest) -> HttpResponse:
         "The server is busy with other requests. Try again in a moment.", code="overloaded"
     )
     if pages.wants_page(request):
+        metrics.error_sent(error.status_code, error.code)
         return pages.error_page(
             503, _("The server is busy"), _("Try again in a moment."), error.headers
         )
@@ -331,6 +338,7 @@ def overloaded(request: HttpRequest) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
+    metrics.failed_in("views", sys.exception())
     if pages.wants_page(request):
         return pages.server_error_page()
     return json_error(InternalError("The server met an unexpected error. It has been logged."))

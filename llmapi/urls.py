@@ -6,6 +6,7 @@ from llmapi import (
     adapter_views,
     conversation_views,
     history_views,
+    metrics_views,
     playground,
     usage_views,
     views,
@@ -37,4 +38,5 @@ urlpatterns = [
     path("playground/key/", playground.new_key, name="playground_key"),
     path("health", views.HealthView.as_view()),
     path("ready", views.ReadyView.as_view()),
+    path("metrics", metrics_views.MetricsView.as_view()),
 ]

@@ -271,6 +271,8 @@ class Figures:
     """Computed of prompts; those that were computed again after a sequence had to yield, too."""
     drawn_tokens: int
     """Computed one by one, for running answers."""
+    batched: int
+    """Sequences in all forward passes together."""
     batch_sizes: tuple[int, ...]
     """Forward passes with so many sequences, one number for each of `BATCH_SIZES` and one more."""
 

@@ -14,6 +14,7 @@ class Workload:
         self._steps_s = 0.0
         self._prompt_tokens = 0
         self._drawn_tokens = 0
+        self._batched = 0
         self._batch_sizes = [0] * (len(BATCH_SIZES) + 1)
 
     def add(self, step: Step, took_s: float) -> None:
@@ -21,6 +22,7 @@ class Workload:
         self._steps_s += took_s
         self._prompt_tokens += step.prompt_tokens
         self._drawn_tokens += step.rows
+        self._batched += len(step.chunks)
         self._batch_sizes[bisect_left(BATCH_SIZES, len(step.chunks))] += 1
 
     def figures(self, scheduler: Scheduler) -> Figures:
@@ -33,6 +35,7 @@ class Workload:
             steps_s=self._steps_s,
             prompt_tokens=self._prompt_tokens,
             drawn_tokens=self._drawn_tokens,
+            batched=self._batched,
             batch_sizes=tuple(self._batch_sizes),
             preemptions=scheduler.preemptions,
             begun_tokens=scheduler.begun_tokens,

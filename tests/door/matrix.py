@@ -188,6 +188,8 @@ LINES = [
     api("DELETE", "v1/admin/adapters/<path:name>", 403, superuser=404, path="v1/admin/adapters/a"),
     public("GET", "health"),
     public("GET", "ready"),
+    # With the token of LLMAPI_METRICS_TOKEN too: tests/door/test_metrics.py.
+    api("GET", "metrics", 403, superuser=200),
     public("GET", "openapi.json"),
     public("GET", "docs/"),
     public("GET", "favicon.ico", 204),

@@ -18,6 +18,7 @@ ROUTES = [
     ("GET", "/v1/models"),
     ("GET", "/v1/models/reciter"),
     ("GET", "/v1/usage"),
+    ("GET", "/metrics"),
     ("GET", "/v1/admin/adapters"),
     ("POST", "/v1/admin/adapters"),
     ("GET", "/v1/chat/completions"),
@@ -137,6 +138,7 @@ async def test_the_openapi_document_covers_every_route(served):
         "/v1/conversations/{conversation_id}/items/{item_id}",
         "/health",
         "/ready",
+        "/metrics",
     }
     content = paths["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
     assert set(content) == {"application/json", "text/event-stream"}

@@ -24,6 +24,7 @@ def test_the_sums_are_what_the_steps_computed(engine: Engine) -> None:
     drawn = sum(finish.completion_tokens for finish in told.finished.values())
     assert figures.drawn_tokens == drawn - 5, "the last token of each is drawn and not computed"
     assert sum(figures.batch_sizes) == figures.steps
+    assert figures.batched == figures.drawn_tokens + 6, "each prompt fits into one pass"
     assert figures.batch_sizes[BATCH_SIZES.index(8)] > 0
     assert figures.steps_s > 0
     assert figures.begun_tokens == 5 * 20 + 30
@@ -113,5 +114,5 @@ def test_a_log_line_crosses_the_pipe_with_its_traceback() -> None:
 
 
 def test_figures_are_small() -> None:
-    figures = Figures(*[2**40] * 6, tuple([2**40] * (len(BATCH_SIZES) + 1)), *[2**40] * 6)
+    figures = Figures(*[2**40] * 7, tuple([2**40] * (len(BATCH_SIZES) + 1)), *[2**40] * 6)
     assert len(pickle.dumps(figures)) < 600
