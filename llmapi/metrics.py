@@ -13,11 +13,18 @@ from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 from django.db import Error as DatabaseError
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
+disable_created_metrics()  # a second line for each, of when it was first counted
 registry = CollectorRegistry()
 """All of this process; the library's own would take in whatever else may use it."""
 
@@ -82,7 +89,7 @@ prompt_tokens = Counter(
 )
 cached_tokens = Counter(
     "llmapi_cached_prompt_tokens",
-    "Of those, the ones that the prefix cache had.",
+    "Tokens of prompts that the prefix cache had, of requests that have ended.",
     ["model"],
     registry=registry,
 )
@@ -105,7 +112,10 @@ views_in_flight = Gauge(
     registry=registry,
 )
 views_waiting = Gauge(
-    "llmapi_views_waiting", "Requests that wait in that line.", ["line"], registry=registry
+    "llmapi_views_waiting",
+    "Requests that wait for such a place, by line.",
+    ["line"],
+    registry=registry,
 )
 
 

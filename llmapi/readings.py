@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from prometheus_client import ProcessCollector
@@ -50,18 +51,22 @@ GAUGES: tuple[tuple[str, str, Read], ...] = (
     ),
     (
         "llmapi_kv_cache_held_tokens",
-        "Of those, held by running texts.",
+        "Places of the key/value cache that running texts hold.",
         lambda figures: figures.held_tokens,
     ),
     (
         "llmapi_kv_cache_reusable_tokens",
-        "Of those, held by none, and kept for texts that begin in the same way.",
+        "Places of the key/value cache that nobody holds, kept for texts with the same beginning.",
         lambda figures: figures.reusable_tokens,
     ),
 )
 SUMS: tuple[tuple[str, str, Read], ...] = (
     ("llmapi_engine_steps", "Forward passes.", lambda figures: figures.steps),
-    ("llmapi_engine_step_seconds", "What they took.", lambda figures: figures.steps_s),
+    (
+        "llmapi_engine_step_seconds",
+        "What forward passes took, with all that belongs to a step.",
+        lambda figures: figures.steps_s,
+    ),
     (
         "llmapi_engine_prompt_tokens",
         "Tokens of prompts that were computed, as they are.",
@@ -84,7 +89,7 @@ SUMS: tuple[tuple[str, str, Read], ...] = (
     ),
     (
         "llmapi_prefix_cache_hit_tokens",
-        "Of those, found in the prefix cache.",
+        "Tokens of the prompts that were begun, found in the prefix cache.",
         lambda figures: figures.cached_tokens,
     ),
 )
@@ -196,6 +201,27 @@ def families(told: Mapping[str, Figures]) -> Iterable[Metric]:
         buckets = cumulated(BATCH_SIZES, figures.batch_sizes)
         batches.add_metric([model], buckets, figures.batched)
     yield batches
+
+
+@dataclass(frozen=True)
+class Described:
+    name: str
+    """As Prometheus stores it; of a histogram without `_bucket`, `_sum` and `_count`."""
+
+    kind: str
+    labels: tuple[str, ...]
+    about: str
+
+
+def metrics_described() -> Iterable[Described]:
+    """All that /metrics has, whether or not there are figures at present."""
+    # Which labels a metric has, the library tells nobody as long as it has no figures.
+    collectors: Any = registry._collector_to_names
+    for collector in collectors:
+        for family in collector.collect():
+            labels = getattr(collector, "_labelnames", getattr(family, "_labelnames", ()))
+            total = {"counter": "_total", "info": "_info"}.get(family.type, "")
+            yield Described(family.name + total, family.type, tuple(labels), family.documentation)
 
 
 def resident_bytes(pid: int | None) -> int:
