@@ -15,6 +15,7 @@ from accounts.forms import LIMITS, LIMITS_HELP, ApiKeyForm, PasswordForm, Rotate
 from accounts.links_admin import password_links  # registers the invitations, too
 from accounts.lookups import FilteredAlone
 from accounts.models import ApiKey, User
+from accounts.offered import offered_models, unknown_among
 
 
 class NeverDeleted:
@@ -133,6 +134,14 @@ class StatusFilter(admin.SimpleListFilter):
         return queryset
 
 
+def not_served(key: ApiKey) -> str:
+    """A sentence about models of a key that this server does not serve; "": there are none."""
+    names = unknown_among(key.allowed_models, offered_models())
+    if not names:
+        return ""
+    return f"Not served at present, so the key cannot use it yet: {', '.join(names)}."
+
+
 SHOWN = ["status", "created_at", "created_by", "last_used_at", "revoked_at", "replaced_by"]
 """What nobody changes."""
 
@@ -190,6 +199,8 @@ class ApiKeyAdmin(NeverDeleted, FilteredAlone, admin.ModelAdmin):
     def save_model(self, request: HttpRequest, obj: ApiKey, form: Any, change: bool) -> None:
         if change:
             super().save_model(request, obj, form, change)
+            if "allowed_models" in form.changed_data and (warning := not_served(obj)):
+                self.message_user(request, warning, messages.WARNING)
             return
         obj.created_by = cast(User, request.user)
         # For response_add; it is gone with the request.
@@ -208,6 +219,7 @@ class ApiKeyAdmin(NeverDeleted, FilteredAlone, admin.ModelAdmin):
             "opts": self.opts,
             "key": key,
             "key_text": text,
+            "not_served": not_served(key),
         }
         response = TemplateResponse(request, "admin/accounts/apikey/created.html", context)
         response["Cache-Control"] = "no-store"

@@ -52,7 +52,7 @@ class ApiKeyForm(forms.ModelForm):
 
     def clean_user(self) -> User:
         user: User = self.cleaned_data["user"]
-        if user.username == services.ANONYMOUS_USERNAME:
+        if user.is_keyless:
             raise ValidationError("This user stands for requests without a key, so it has none.")
         if not user.is_active:
             raise ValidationError("This user is not active: its keys are refused.")
@@ -79,8 +79,7 @@ class PasswordForm(AdminPasswordChangeForm):
 
     def clean(self) -> dict[str, Any]:
         cleaned: dict[str, Any] = super().clean() or {}
-        is_anonymous = self.user.username == services.ANONYMOUS_USERNAME
-        if is_anonymous and cleaned.get("set_usable_password"):
+        if self.user.is_keyless and cleaned.get("set_usable_password"):
             # Beside a field: Django's page shows no others.
             self.add_error(
                 "password1", "This user stands for requests without a key, so it has no password."

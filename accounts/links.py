@@ -16,7 +16,6 @@ from django.utils.http import urlsafe_base64_encode
 from django.utils.translation import gettext as _
 
 from accounts.models import Invitation, User
-from accounts.services import ANONYMOUS_USERNAME
 
 INVITATION_DAYS = 7
 MOST_INVITATION_DAYS = 365
@@ -50,7 +49,7 @@ password_tokens = PasswordTokens()
 def password_path(user: User) -> str:
     """The path of a link by which this user sets a password, once. A sign-in, a new password
     or the rights of staff make it void. Raises ValidationError for a user who cannot sign in."""
-    if user.username == ANONYMOUS_USERNAME:
+    if user.is_keyless:
         raise ValidationError(_("This user stands for requests without a key; it has no password."))
     if not user.is_active:
         raise ValidationError(_("This user is not active, so it cannot sign in."))

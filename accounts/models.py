@@ -7,6 +7,8 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+ANONYMOUS_USERNAME = "anonymous"
+
 
 class BudgetPeriod(models.TextChoices):
     DAY = "day", _("day")
@@ -33,6 +35,12 @@ class Limits(models.Model):
 class User(AbstractUser, Limits):  # noqa: DJ008 - AbstractUser has one
     """A person, or a program, that owns keys. Its limits hold for all of its keys together; where
     they are null, the server's defaults do."""
+
+    @property
+    def is_keyless(self) -> bool:
+        """Whether this is the user that requests without a key count to. It has no keys, and
+        nobody signs in as it."""
+        return self.username == ANONYMOUS_USERNAME
 
 
 class Scope(models.TextChoices):

@@ -148,6 +148,8 @@ LOGIN_REDIRECT_URL = "start"
 CSRF_FAILURE_VIEW = "llmapi.errors.csrf_failure"
 # Whose names the form for a new key offers: `accounts` knows nothing of models.
 OFFERED_MODELS = "llmapi.services.model_names"
+# The same for commands, which serve nothing.
+CONFIGURED_MODELS = "llmapi.configured.model_names"
 # How many tokens an account or a key has used since a time: `accounts` knows nothing of requests.
 TOKENS_USED = "llmapi.reservations.tokens_used"
 

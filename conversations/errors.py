@@ -18,6 +18,7 @@ class ConversationBusy(ApiError):
 
     status_code = 409
     code = "conversation_busy"
+    retry_after_s = 5
 
     def __init__(self) -> None:
         super().__init__(
@@ -31,6 +32,7 @@ class ConversationChanged(ApiError):
 
     status_code = 409
     code = "conversation_changed"
+    retry_after_s = 1
 
     def __init__(self) -> None:
         super().__init__(

@@ -25,6 +25,7 @@ from accounts.limits.holders import holders_of
 from accounts.limits.limiter import limiter
 from accounts.models import ApiKey
 from llmapi import metrics, payloads, sse
+from llmapi.bodies import RequestSerializer
 from llmapi.completions import (
     Asker,
     Outcome,
@@ -35,7 +36,7 @@ from llmapi.completions import (
     status_after,
 )
 from llmapi.ended import Ended
-from llmapi.engine.messages import Answer, Finish, PromptLogprobs, TextDelta
+from llmapi.engine.messages import Answer, Finish
 from llmapi.errors import (
     ApiError,
     BodyTooLarge,
@@ -44,7 +45,6 @@ from llmapi.errors import (
     as_api_error,
     envelope,
 )
-from llmapi.logprobs import TextLogprobs
 from llmapi.parsers import parse_json
 from llmapi.request_ids import ids_of_client, new_request_id
 from llmapi.running import running
@@ -52,8 +52,8 @@ from llmapi.serializers import (
     ChatCompletionSerializer,
     CompletionSerializer,
     EmbeddingSerializer,
-    RequestSerializer,
 )
+from llmapi.shapes import ChatShape, CompletionShape, Shape
 from llmapi.views import ChatCompletionsView, CompletionsView, DoorView, EmbeddingsView
 
 logger = logging.getLogger(__name__)
@@ -262,16 +262,18 @@ class DoorConsumer(AsyncHttpConsumer):
 class GenerationConsumer(DoorConsumer):
     """Chat and completion: the same life, different JSON."""
 
+    shape: ClassVar[type[ChatShape] | type[CompletionShape]]
     asked: ChatCompletionSerializer | CompletionSerializer
 
     async def answer(self, outcome: Outcome) -> None:
+        shape = self.shape(outcome, self.request)
         if self.asked.streamed:
-            await self.stream(outcome, self.asked.include_usage)
+            await self.stream(shape, self.asked.include_usage)
         else:
             await run_completion(outcome, outcome.collect)
-            await self.send_json(self.payload(outcome))
+            await self.send_json(shape.whole())
 
-    async def stream(self, outcome: Outcome, include_usage: bool) -> None:
+    async def stream(self, shape: Shape, include_usage: bool) -> None:
         """Headers go with the first event, so that an early error keeps its status; or, while the
         client waits long, with a comment that keeps proxies from hanging up."""
         self.last_sent = time.monotonic()
@@ -285,20 +287,19 @@ class GenerationConsumer(DoorConsumer):
             for event in events:
                 if isinstance(event, Finish):
                     # Held back until the row says so too.
-                    finishes.append(self.finish_chunk(outcome, event) | usage)
+                    finishes.append(shape.finish_chunk(event) | usage)
                 else:
-                    chunks = self.delta_chunks(outcome, event)
-                    ready += [sse.event(chunk | usage) for chunk in chunks]
+                    ready += [sse.event(chunk | usage) for chunk in shape.delta_chunks(event)]
             if ready:
                 await self.send_events(b"".join(ready))
 
         try:
-            await run_completion(outcome, on_events)
+            await run_completion(shape.outcome, on_events)
         finally:
             keep_alive.cancel()
         last = [sse.event(chunk) for chunk in finishes]
         if include_usage:
-            last.append(sse.event(payloads.usage_chunk(outcome, self.chunk_kind)))
+            last.append(sse.event(shape.usage_chunk()))
         await self.send_events(b"".join(last) + sse.DONE, more_body=False)
 
     async def send_events(self, data: bytes, *, more_body: bool = True) -> None:
@@ -319,92 +320,13 @@ class GenerationConsumer(DoorConsumer):
             if time.monotonic() - self.last_sent >= KEEP_ALIVE_S:
                 await self.send_events(sse.KEEP_ALIVE)
 
-    chunk_kind: ClassVar[str]
-
-    def payload(self, outcome: Outcome) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def delta_chunks(
-        self, outcome: Outcome, event: TextDelta | PromptLogprobs
-    ) -> list[dict[str, Any]]:
-        raise NotImplementedError
-
-    def finish_chunk(self, outcome: Outcome, event: Finish) -> dict[str, Any]:
-        raise NotImplementedError
-
 
 class ChatCompletionConsumer(GenerationConsumer):
-    view = ChatCompletionsView
-    chunk_kind = "chat.completion.chunk"
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.begun: set[int] = set()
-
-    def payload(self, outcome: Outcome) -> dict[str, Any]:
-        return payloads.chat_completion(outcome, self.request)
-
-    def delta_chunks(
-        self, outcome: Outcome, event: TextDelta | PromptLogprobs
-    ) -> list[dict[str, Any]]:
-        chunks = self.opening(outcome, event.index)
-        if isinstance(event, TextDelta) and (event.text or event.logprobs):
-            delta = {"content": event.text}
-            logprobs = payloads.logprobs_of_chat(outcome, event.logprobs)
-            chunks.append(payloads.chat_chunk(outcome, event.index, delta, logprobs=logprobs))
-        return chunks
-
-    def opening(self, outcome: Outcome, index: int) -> list[dict[str, Any]]:
-        """The chunk that names the role: once, before a choice's first text."""
-        if index in self.begun:
-            return []
-        self.begun.add(index)
-        delta = {"role": "assistant", "content": ""}
-        return [payloads.chat_chunk(outcome, index, delta)]
-
-    def finish_chunk(self, outcome: Outcome, event: Finish) -> dict[str, Any]:
-        delta = {} if event.index in self.begun else {"role": "assistant", "content": ""}
-        chunk = payloads.chat_chunk(outcome, event.index, delta, event.reason)
-        return chunk | payloads.conversation_named(outcome)
+    view, shape = ChatCompletionsView, ChatShape
 
 
 class CompletionConsumer(GenerationConsumer):
-    view = CompletionsView
-    chunk_kind = "text_completion"
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.logprobs: dict[int, TextLogprobs] = {}
-        """Of each choice that has begun."""
-
-    def payload(self, outcome: Outcome) -> dict[str, Any]:
-        return payloads.text_completion(outcome)
-
-    def delta_chunks(
-        self, outcome: Outcome, event: TextDelta | PromptLogprobs
-    ) -> list[dict[str, Any]]:
-        text, logprobs = self.opening(outcome, event.index), None
-        told = self.logprobs[event.index]
-        if isinstance(event, PromptLogprobs):
-            logprobs = told.prompt(event.logprobs, text)
-        else:
-            text += event.text
-            if outcome.prepared.wants_logprobs:
-                logprobs = told.answer(event.logprobs, event.text)
-        if not (text or event.logprobs):
-            return []
-        return [payloads.text_chunk(outcome, event.index, text, logprobs=logprobs)]
-
-    def opening(self, outcome: Outcome, index: int) -> str:
-        """The echoed prompt: once, before a choice's first text."""
-        if index in self.logprobs:
-            return ""
-        self.logprobs[index] = TextLogprobs(outcome.prepared.special_tokens)
-        return payloads.echoed(outcome, index)
-
-    def finish_chunk(self, outcome: Outcome, event: Finish) -> dict[str, Any]:
-        text = self.opening(outcome, event.index)
-        return payloads.text_chunk(outcome, event.index, text, event.reason)
+    view, shape = CompletionsView, CompletionShape
 
 
 class EmbeddingConsumer(DoorConsumer):

@@ -19,7 +19,7 @@ from django.utils.translation import gettext as _
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
-from accounts.errors import ApiError
+from accounts.errors import ApiError, InvalidApiKey, PermissionRefused
 from accounts.pages import errors as pages
 from llmapi import metrics
 
@@ -116,9 +116,7 @@ class ServerUnavailable(ApiError):
     status_code = 503
     error_type = "server_error"
     code = "unavailable"
-
-    def __init__(self, message: str, *, code: str | None = None) -> None:
-        super().__init__(message, code=code, headers={"Retry-After": str(RETRY_AFTER_S)})
+    retry_after_s = RETRY_AFTER_S
 
 
 class GenerationFailed(ApiError):
@@ -128,9 +126,6 @@ class GenerationFailed(ApiError):
     status_code = 500
     error_type = "server_error"
     code = "generation_failed"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"x-should-retry": "false"})
 
 
 class TemplateFailed(ApiError):
@@ -142,9 +137,6 @@ class TemplateFailed(ApiError):
     code = "template_failed"
     quotes = True
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"x-should-retry": "false"})
-
 
 class EngineLost(ApiError):
     """The engine process ended while it worked on this request; a new one is being started."""
@@ -152,9 +144,7 @@ class EngineLost(ApiError):
     status_code = 503
     error_type = "server_error"
     code = "engine_lost"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"Retry-After": str(RETRY_AFTER_S)})
+    retry_after_s = RETRY_AFTER_S
 
 
 class InternalError(ApiError):
@@ -164,8 +154,13 @@ class InternalError(ApiError):
     error_type = "server_error"
     code = "internal_error"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"x-should-retry": "false"})
+
+class AsgiNeeded(ApiError):
+    """The door was asked by a server that is none of ours."""
+
+    status_code = 501
+    error_type = "server_error"
+    code = "asgi_needed"
 
 
 def as_api_error(exception: BaseException) -> ApiError:
@@ -175,18 +170,17 @@ def as_api_error(exception: BaseException) -> ApiError:
         case ApiError():
             return exception
         case drf.NotAuthenticated() | drf.AuthenticationFailed():
-            error = ApiError(str(exception.detail), code="invalid_api_key")
-            error.status_code = 401
-            error.headers = {"WWW-Authenticate": "Bearer"}
-            return error
+            return InvalidApiKey(str(exception.detail))
         case drf.MethodNotAllowed():
             return MethodNotAllowed(str(exception.detail))
         case drf.ValidationError():
             return first_problem(exception.detail)
         case drf.APIException():
-            error = ApiError(str(exception.detail), code=str(exception.default_code))
-            error.status_code = exception.status_code
-            return error
+            return ApiError(
+                str(exception.detail),
+                code=str(exception.default_code),
+                status_code=exception.status_code,
+            )
         case OperationalError() | InterfaceError():
             logger.error("The database failed", exc_info=exception)
             return ServerUnavailable("The database does not answer.", code="database_unavailable")
@@ -202,9 +196,7 @@ def as_api_error(exception: BaseException) -> ApiError:
         case Http404():
             return UnknownRoute("There is nothing here. The routes are listed at /docs/.")
         case PermissionDenied():
-            error = ApiError("You may not do this.", code="permission_denied")
-            error.status_code = 403
-            return error
+            return PermissionRefused("You may not do this.")
     logger.error("Unexpected error", exc_info=exception)
     return InternalError("The server met an unexpected error. It has been logged.")
 

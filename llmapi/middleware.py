@@ -2,20 +2,15 @@
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
-from typing import ClassVar
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
 
 from accounts import logs
 from accounts.logs import path_to_log
+from accounts.middleware import QuickMiddleware
 from llmapi import metrics
 from llmapi.errors import InvalidRequest, bad_request
 from llmapi.request_ids import ids_of_client, new_request_id
-
-GetResponse = Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]
-
 
 logger = logging.getLogger(__name__)
 
@@ -23,27 +18,17 @@ PROBES = ("/health", "/ready", "/metrics")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-class RequestIdMiddleware:
+class RequestIdMiddleware(QuickMiddleware):
     """Gives each request an id, names it in the answer's `x-request-id` header, and logs a line."""
 
-    sync_capable: ClassVar[bool] = True
-    async_capable: ClassVar[bool] = True
-
-    def __init__(self, get_response: GetResponse) -> None:
-        self.get_response = get_response
-        if iscoroutinefunction(get_response):
-            markcoroutinefunction(self)
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+    def process_request(self, request: HttpRequest) -> None:
         request.request_id = new_request_id()  # type: ignore[attr-defined]
         logs.request_id.set(request.request_id)  # type: ignore[attr-defined]
         request.began = time.monotonic()  # type: ignore[attr-defined]
-        response = self.get_response(request)
-        if isinstance(response, HttpResponseBase):
-            return self.name(request, response)
-        return self.name_later(request, response)
 
-    def name(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    def process_response(
+        self, request: HttpRequest, response: HttpResponseBase
+    ) -> HttpResponseBase:
         request_id = request.request_id  # type: ignore[attr-defined]
         response["x-request-id"] = request_id
         took_ms = round((time.monotonic() - request.began) * 1000)  # type: ignore[attr-defined]
@@ -73,11 +58,6 @@ class RequestIdMiddleware:
         metrics.request_s.labels(route).observe(took_ms / 1000)
         return response
 
-    async def name_later(
-        self, request: HttpRequest, coming: Awaitable[HttpResponseBase]
-    ) -> HttpResponseBase:
-        return self.name(request, await coming)
-
 
 def ending_of(response: HttpResponseBase) -> str:
     if response.status_code < 400:
@@ -94,25 +74,14 @@ def route_of(request: HttpRequest) -> str:
     return "/admin/" if match.route.startswith("admin/") else f"/{match.route}"
 
 
-class NoNulMiddleware:
+class NoNulMiddleware(QuickMiddleware):
     """400 for a NUL in the path, the query or a cookie. PostgreSQL has no such character: nothing
     is named so, and to ask for it would be an error of the database's. Bodies are checked field
     by field."""
 
-    sync_capable: ClassVar[bool] = True
-    async_capable: ClassVar[bool] = True
-
-    def __init__(self, get_response: GetResponse) -> None:
-        self.get_response = get_response
-        if iscoroutinefunction(get_response):
-            markcoroutinefunction(self)
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+    def process_request(self, request: HttpRequest) -> HttpResponseBase | None:
         error = why_nul(request)
-        if error is None:
-            return self.get_response(request)
-        refusal = bad_request(request, error)
-        return answered(refusal) if iscoroutinefunction(self) else refusal
+        return None if error is None else bad_request(request, error)
 
 
 def why_nul(request: HttpRequest) -> InvalidRequest | None:
@@ -128,7 +97,3 @@ def why_nul(request: HttpRequest) -> InvalidRequest | None:
     if any("\0" in value for value in request.COOKIES.values()):
         return InvalidRequest(f"A cookie {sentence[0].lower()}{sentence[1:]}")
     return None
-
-
-async def answered(response: HttpResponseBase) -> HttpResponseBase:
-    return response

@@ -191,8 +191,10 @@ def model_object(card: ModelCard) -> JSON:
     }
 
 
-def model_list(cards: Iterable[ModelCard]) -> JSON:
-    return {"object": "list", "data": [model_object(card) for card in cards]}
+def model_list(cards: Iterable[ModelCard], note: str | None = None) -> JSON:
+    """note: why there are none."""
+    listed: JSON = {"object": "list", "data": [model_object(card) for card in cards]}
+    return listed | {"llmapi": {"note": note}} if note else listed
 
 
 def model_deleted(model: str) -> JSON:

@@ -21,7 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from accounts.limits.limiter import limiter
-from conversations.processes import ProcessRegistration
+from conversations.processes.registration import ProcessRegistration
 from llmapi.engine.messages import BATCH_SIZES, Figures
 from llmapi.metrics import cumulated, registry
 from llmapi.running import running

@@ -168,9 +168,14 @@ class ModelResponse(s.Serializer):
     llmapi = ModelDetails()
 
 
+class NoteResponse(s.Serializer):
+    note = s.CharField(help_text="Why the list is empty.")
+
+
 class ModelListResponse(s.Serializer):
     object = s.CharField(help_text="`list`")
     data = ModelResponse(many=True)  # type: ignore[assignment]
+    llmapi = NoteResponse(required=False)
 
 
 class ModelDeletedResponse(s.Serializer):

@@ -15,7 +15,8 @@ from rest_framework.views import APIView
 
 from accounts.models import ApiKey, Scope
 from llmapi import payloads
-from llmapi.errors import RETRY_AFTER_S, ServerUnavailable
+from llmapi.bodies import RequestSerializer
+from llmapi.errors import RETRY_AFTER_S, AsgiNeeded
 from llmapi.running import running
 from llmapi.schema import (
     ChatCompletionResponse,
@@ -30,7 +31,6 @@ from llmapi.serializers import (
     ChatCompletionSerializer,
     CompletionSerializer,
     EmbeddingSerializer,
-    RequestSerializer,
 )
 from llmapi.services import models
 
@@ -62,9 +62,7 @@ class DoorView(APIView):
     serializer_class: ClassVar[type[RequestSerializer]]
 
     def refuse(self) -> NoReturn:
-        raise ServerUnavailable(
-            "This route needs the ASGI server: start it with 'manage.py serve'."
-        )
+        raise AsgiNeeded("This route needs the ASGI server: start it with 'manage.py serve'.")
 
 
 class ChatCompletionsView(DoorView):
@@ -145,7 +143,10 @@ class ModelsView(APIView):
         tags=["Models"],
     )
     def get(self, request: Request) -> Response:
-        return Response(payloads.model_list(models.cards(allowed_models(request))))
+        allowed = allowed_models(request)
+        cards = models.cards(allowed)
+        note = None if cards else models.why_none(allowed) or models.unavailable
+        return Response(payloads.model_list(cards, note))
 
 
 class ModelView(APIView):

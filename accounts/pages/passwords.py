@@ -12,7 +12,6 @@ from django.utils.translation import gettext_lazy as _
 from accounts.links import password_tokens
 from accounts.models import User
 from accounts.pages.access import page
-from accounts.services import ANONYMOUS_USERNAME
 
 
 @method_decorator(page, name="dispatch")
@@ -40,7 +39,7 @@ class PasswordByLink(PasswordResetConfirmView):
 
     def get_user(self, uidb64: str) -> User | None:
         user = super().get_user(uidb64)
-        if user is None or not user.is_active or user.username == ANONYMOUS_USERNAME:
+        if user is None or not user.is_active or user.is_keyless:
             return None
         return user
 

@@ -15,7 +15,6 @@ from django.utils.translation import gettext_lazy as _
 from accounts.addresses import client_address
 from accounts.attempts import SIGN_IN, TooManyAttempts, attempt_begin, attempt_succeeded
 from accounts.pages.errors import too_many_attempts
-from accounts.services import ANONYMOUS_USERNAME
 
 WRONG = _("This username and password do not fit together. Both are case-sensitive.")
 
@@ -37,7 +36,7 @@ class SignInForm(AuthenticationForm):
         return ValidationError(WRONG, code="invalid_login")
 
     def confirm_login_allowed(self, user: Any) -> None:
-        if not user.is_active or user.username == ANONYMOUS_USERNAME:
+        if not user.is_active or user.is_keyless:
             raise self.get_invalid_login_error()
 
 

@@ -13,6 +13,8 @@ from django.utils import timezone
 from accounts import keys, services
 from accounts.errors import RateLimitExceeded
 from accounts.models import ApiKey, User
+from accounts.services import playground_keys
+from llmapi.models import Adapter
 
 
 def all_text_in_the_database() -> str:
@@ -173,6 +175,38 @@ def test_createkey_gives_rights_and_limits_that_keys_lists() -> None:
     assert "10 requests/min, 2000 tokens/min, 0 at once, 3000000000 tokens/day" in line
 
 
+@pytest.fixture
+def serving(settings):  # type: ignore[no-untyped-def]
+    """serving(engine=..., model_aliases=..., ...)"""
+
+    def set_to(**values: object) -> None:
+        settings.LLMAPI = settings.LLMAPI.model_copy(update=values)
+
+    return set_to
+
+
+@pytest.mark.django_db
+def test_createkey_tells_of_models_that_the_settings_do_not_serve(alice, serving, tmp_path) -> None:
+    serving(engine="echo", model_aliases={"gpt-4": "echo"})
+    out, err = createkey("alice", "--model", "gpt-4", "--model", "law")
+    assert keys.parse(out.strip()) is not None, "it is made all the same"
+    assert "the server serves echo, gpt-4: the key cannot use law until" in err
+    Adapter.objects.create(name="law", path="law", added_by=alice)
+    assert "cannot use law" in createkey("alice", "--model", "law")[1], "adding is off"
+    serving(adapters_dir=tmp_path)
+    for served in ("law", "gpt-4", "echo"):
+        assert "cannot use" not in createkey("alice", "--model", served)[1]
+
+
+@pytest.mark.django_db
+def test_createkey_tells_nothing_of_models_that_it_cannot_know(alice, serving, tmp_path) -> None:
+    serving(engine="local", base_model=str(tmp_path / "not mounted here"))
+    assert "cannot use" not in createkey("alice", "--model", "law")[1]
+    serving(base_model="org/llama", lora_models={"zh": "/models/zh"})
+    _, err = createkey("alice", "--model", "law", "--model", "zh")
+    assert "the server serves llama, zh: the key cannot use law until" in err
+
+
 @pytest.mark.django_db
 def test_rotated_key_is_the_old_one_anew_and_the_old_one_ends(alice) -> None:
     in_a_week = timezone.now() + timedelta(days=7)
@@ -331,7 +365,7 @@ def test_old_playground_keys_are_deleted_unless_something_was_asked_with_them(al
 
 @pytest.mark.django_db
 def test_playground_makes_so_many_keys_an_hour_for_one_user(alice, monkeypatch) -> None:
-    monkeypatch.setattr(services, "PLAYGROUND_KEYS_MADE", 3)
+    monkeypatch.setattr(playground_keys, "PLAYGROUND_KEYS_MADE", 3)
     for _ in range(3):
         services.playground_key_create(alice)
     with pytest.raises(RateLimitExceeded) as refused:

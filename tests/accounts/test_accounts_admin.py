@@ -92,6 +92,25 @@ def test_rights_and_limits_of_a_key_change_until_it_is_revoked(staff_client, ali
         change |= {"scopes": [], "allowed_models": "", "tokens_per_minute": "9"}
 
 
+def test_models_that_are_not_served_are_told_when_a_key_is_made_or_changed(
+    staff_client, alice, settings
+) -> None:
+    settings.OFFERED_MODELS = "tests.accounts.test_pages_keys.two_models"
+    told = "Not served at present, so the key cannot use it yet: law."
+    assert told in make_key(staff_client, alice, allowed_models="llama\nlaw").content.decode()
+    assert told not in make_key(staff_client, alice, allowed_models="llama").content.decode()
+    key = ApiKey.objects.latest("pk")
+    page = reverse("admin:accounts_apikey_change", args=[key.pk])
+    for models, is_told in (("llama", False), ("law", True), ("law", False)):
+        change = {"allowed_models": models, "token_budget_period": "month"}
+        answer = staff_client.post(page, change, follow=True)
+        assert (told in answer.content.decode()) is is_told, "once, when they are changed"
+        key.refresh_from_db()
+        assert key.allowed_models == [models]
+    data = {"action": "rotate", "_selected_action": [key.pk], "grace": "1"}
+    assert told in staff_client.post(LIST, data).content.decode()
+
+
 def test_limits_of_a_user_are_on_its_page(staff_client, alice) -> None:
     page = reverse("admin:accounts_user_change", args=[alice.pk])
     fields = staff_client.get(page).context["adminform"].form.initial

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from accounts import links, services
 from accounts.attempts import SIGN_UP
-from accounts.models import Invitation, User
+from accounts.models import ANONYMOUS_USERNAME, Invitation, User
 from tests.accounts.pages import HTML, PASSWORD, signed_in, user_with_password
 
 pytestmark = pytest.mark.django_db
@@ -74,7 +74,7 @@ def test_open_sign_up_makes_a_user_without_rights_and_signs_in(client, sign_up_i
 def test_names_that_are_taken_or_reserved_are_refused(client, sign_up_is) -> None:
     sign_up_is("open")
     user_with_password("Bob")
-    for name in ("Bob", "bob", services.ANONYMOUS_USERNAME, "Anonymous", "two words", "", "a\0b"):
+    for name in ("Bob", "bob", ANONYMOUS_USERNAME, "Anonymous", "two words", "", "a\0b"):
         assert "errorlist" in sign_up(client, name=name).content.decode()
     assert User.objects.count() == 1
     for password in ("short", "12345678901", "password123"):
@@ -198,7 +198,7 @@ def test_passwordlink_lets_a_user_without_a_password_set_one_once(client) -> Non
 def test_passwordlink_is_for_users_who_may_sign_in(client) -> None:
     user_with_password("gone", is_active=False)
     services.anonymous_user()
-    for name in ("gone", services.ANONYMOUS_USERNAME, "nobody"):
+    for name in ("gone", ANONYMOUS_USERNAME, "nobody"):
         with pytest.raises(CommandError):
             manage("passwordlink", name)
     user = user_with_password("carol")

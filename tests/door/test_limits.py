@@ -398,12 +398,44 @@ async def test_refused_model_is_named_with_those_of_the_key_and_costs_nothing(ec
         answer = await client.post(CHAT, body)
         assert answer.status == 403
         assert (answer.error["code"], answer.error["param"]) == ("permission_denied", "model")
-        assert "it may use law, zh" in answer.error["message"]
+        assert "(law, zh), none is served" in answer.error["message"]
         assert answer.headers["x-ratelimit-remaining-requests"] == "5"
     assert await Completion.objects.acount() == 0
     answer = await client.post(EMBEDDINGS, {"input": "a"})
     assert (answer.status, answer.error["param"]) == (403, None)
     assert "it is for chat, completions" in answer.error["message"]
+
+
+async def test_key_whose_models_are_not_served_is_told_so(echo, new_client):
+    client = await sync_to_async(new_client)(allowed_models=["law", "zh"])
+    none = "Of the models that this API key may use (law, zh), none is served at present."
+    listed = (await client.get("/v1/models")).json()
+    assert (listed["data"], listed["object"]) == ([], "list")
+    assert listed["llmapi"]["note"].startswith(none)
+    for body, status in ((hello(), 403), (hello(model="echo"), 403), (hello(model="law"), 404)):
+        answer = await client.post(CHAT, body)
+        assert (answer.status, answer.error["param"]) == (status, "model")
+        assert none in answer.error["message"]
+        assert "Served:" not in answer.error["message"], "what it may not use is no help"
+    answer = await client.get("/v1/models/law")
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert none in answer.error["message"]
+    one = await sync_to_async(new_client)(allowed_models=["law", "gpt-4"])
+    assert "llmapi" not in (await one.get("/v1/models")).json()
+    answer = await one.post(CHAT, hello(model="echo"))
+    assert answer.error["message"].endswith("'echo'; it may use law, gpt-4.")
+
+
+async def test_nothing_is_listed_while_the_model_is_loading_and_the_list_says_so(
+    echo, new_client, monkeypatch
+):
+    monkeypatch.setattr(EchoBackend, "cards", [])
+    monkeypatch.setattr(EchoBackend, "unavailable", "The model is still loading.")
+    for allowed in ([], ["law"]):
+        client = await sync_to_async(new_client)(allowed_models=allowed)
+        listed = (await client.get("/v1/models")).json()
+        assert listed["data"] == []
+        assert listed["llmapi"]["note"] == "The model is still loading."
 
 
 async def test_stream_of_a_key_that_is_revoked_meanwhile_goes_on_to_its_end(echo, new_client):

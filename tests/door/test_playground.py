@@ -69,7 +69,7 @@ def test_of_many_keys_the_newest_few_go_on_working(alice) -> None:
 
 
 def test_who_asks_for_too_many_keys_is_told_when_to_come_again(alice, monkeypatch) -> None:
-    monkeypatch.setattr("accounts.services.PLAYGROUND_KEYS_MADE", 1)
+    monkeypatch.setattr("accounts.services.playground_keys.PLAYGROUND_KEYS_MADE", 1)
     assert alice.post(KEY).status_code == 200
     refused = alice.post(KEY)
     assert (refused.status_code, ApiKey.objects.count()) == (429, 1)

@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from rest_framework.serializers import ListSerializer
 
 from llmapi.backends.templates import BUILT_IN
+from llmapi.bodies import RequestSerializer
 from llmapi.fields import StrictField
 from llmapi.management.commands.serve import FLAGS, flag_of
 from llmapi.readings import metrics_described
@@ -18,9 +19,8 @@ from llmapi.serializers import (
     CompletionSerializer,
     EmbeddingSerializer,
     MessageSerializer,
-    RequestSerializer,
-    StrictSerializer,
 )
+from llmapi.strict import StrictSerializer
 
 ROUTES: dict[str, type[RequestSerializer]] = {
     "POST /v1/chat/completions": ChatCompletionSerializer,
