@@ -50,6 +50,8 @@ class SafeFormatter(logging.Formatter):
         if record.name == "asyncio":
             # Of what nobody waited for: the other lines show the task, and its exception's words.
             return record.getMessage().partition("\n")[0]
+        if (error := sys.exception()) and record.getMessage().startswith("Traceback "):
+            return traceback_of(error)  # daphne writes its own
         if isinstance(record.msg, BaseException):
             return named(record.msg)
         if isinstance(record.args, tuple) and any(

@@ -20,6 +20,10 @@ POLICY = {
     "base-uri": "'none'",
 }
 
+ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
+"""What else every answer has: of pages by Django's own middlewares, of what passes those by, by
+whoever answers."""
+
 
 def policy(**changes: str) -> str:
     """The header's value. `style_src="'self' 'unsafe-inline'"` changes one directive, for a page of

@@ -12,9 +12,12 @@ from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 
 django.setup(set_prefix=False)
 
+from accounts.middleware import ALWAYS, HEADER, policy  # noqa: E402
 from llmapi.places import Seated  # noqa: E402
 from llmapi.routing import application as door_before  # noqa: E402
 
@@ -43,5 +46,15 @@ class ClosingHandler(ASGIHandler):
         await sync_to_async(connections.close_all, thread_sensitive=True)()
 
 
+class StaticFiles(ASGIStaticFilesHandler):
+    """No middleware sees these; a page among them gets the policy of pages all the same."""
+
+    async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
+        response: HttpResponseBase = await super().get_response_async(request)
+        for name, value in ((HEADER, policy()), *ALWAYS.items()):
+            response.headers.setdefault(name, value)
+        return response
+
+
 views: Any = Seated(ClosingHandler(), settings.LLMAPI.max_views)
-application = door_before(ASGIStaticFilesHandler(views))
+application = door_before(StaticFiles(views))

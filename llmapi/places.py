@@ -9,11 +9,12 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
+from django.conf import settings
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils import translation
 
-from accounts.middleware import ContentSecurityPolicyMiddleware, is_api
+from accounts.middleware import ALWAYS, ContentSecurityPolicyMiddleware, is_api
 from llmapi import metrics
 from llmapi.errors import overloaded
 from llmapi.middleware import RequestIdMiddleware
@@ -115,7 +116,8 @@ async def refuse(scope: Any, send: Any) -> None:
         ContentSecurityPolicyMiddleware(in_its_language)
     )
     response: HttpResponse = answer(request)
-    response["X-Content-Type-Options"] = "nosniff"
+    for name, value in {**ALWAYS, "X-Frame-Options": settings.X_FRAME_OPTIONS}.items():
+        response[name] = value
     response["Content-Length"] = str(len(response.content))
     headers = [(name.lower().encode(), value.encode()) for name, value in response.items()]
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})

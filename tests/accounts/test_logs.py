@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import threading
+import traceback
 
 import pytest
 from django.db import DataError, IntegrityError, connection, transaction
@@ -140,6 +141,15 @@ def test_words_that_may_be_a_users_are_in_no_traceback_and_no_message(error, wri
     assert type(error).__name__ in written()
     assert "RuntimeError: the way out" in written()
     assert "test_words_that_may_be_a_users" in written(), "where it was"
+
+
+def test_a_traceback_that_a_library_has_written_itself_is_written_anew(written) -> None:
+    try:
+        raise ValueError(SAID)
+    except ValueError:
+        logging.getLogger("daphne.http_protocol").error(traceback.format_exc())
+    assert SAID not in written()
+    assert "ValueError: (its words are not logged" in written()
 
 
 def test_words_of_code_and_of_the_server_are_told() -> None:

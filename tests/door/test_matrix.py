@@ -26,10 +26,12 @@ from llmapi.running import running
 from llmapi.services import models
 from tests.door.client import Answer, call
 from tests.door.conftest import close_connections
+from tests.door.headers import lacking
 from tests.door.matrix import CHAT, LINES, NO_SESSION, SESSIONS, Line
 
 METHODS = ("get", "post", "put", "patch", "delete")
 CSRF = "c" * 32
+DOOR = {path.removeprefix("/") for path in application.application_mapping["http"].posts}
 
 
 def routes_of(resolver: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -57,8 +59,7 @@ def test_every_route_and_method_has_a_line() -> None:
         for method in METHODS
         if hasattr(view.cls, method)
     }
-    door = application.application_mapping["http"]
-    answered |= {("POST", path.removeprefix("/")) for path in door.posts}
+    answered |= {("POST", route) for route in DOOR}
     lines = {(line.method, line.route) for line in LINES}
     assert answered - lines == set(), "methods without a line in tests/door/matrix.py"
 
@@ -210,6 +211,8 @@ async def test_everybody_gets_what_the_matrix_says(world) -> None:
                 is_form=is_page,
                 csrf=asker != "owner, no CSRF token",
             )
+            if lacks := lacking(answer, is_door=line.method == "POST" and line.route in DOOR):
+                wrong.append(f"{line.title} by {asker} lacks {', '.join(lacks)}")
             if answer.status != expected:
                 told = answer.body[:120].decode()
                 wrong.append(f"{line.title} by {asker}: {answer.status}, not {expected}: {told}")
