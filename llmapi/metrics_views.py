@@ -4,6 +4,7 @@ from typing import Any, NoReturn
 
 from django.conf import settings
 from django.http import HttpResponse
+from drf_spectacular.extensions import OpenApiAuthenticationExtension
 from drf_spectacular.utils import OpenApiTypes, extend_schema
 from prometheus_client.exposition import choose_encoder
 from rest_framework.authentication import BaseAuthentication
@@ -38,6 +39,16 @@ class MetricsToken(BaseAuthentication):
 
     def authenticate_header(self, request: Request) -> str:
         return "Bearer"
+
+
+class MetricsTokenScheme(OpenApiAuthenticationExtension):
+    """How the OpenAPI document shows it."""
+
+    target_class = MetricsToken
+    name = "metricsToken"
+
+    def get_security_definition(self, auto_schema: Any) -> dict[str, str]:
+        return {"type": "http", "scheme": "bearer", "description": "LLMAPI_METRICS_TOKEN"}
 
 
 class MayReadMetrics(BasePermission):
