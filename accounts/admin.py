@@ -3,8 +3,10 @@
 from typing import Any, cast
 
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import transaction
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -16,6 +18,7 @@ from accounts.links_admin import password_links  # registers the invitations, to
 from accounts.lookups import FilteredAlone
 from accounts.models import ApiKey, User
 from accounts.offered import offered_models, unknown_among
+from accounts.rights import may_govern, user_locked
 
 
 class NeverDeleted:
@@ -86,13 +89,34 @@ class UserAdmin(NeverDeleted, FilteredAlone, DjangoUserAdmin):
         # For save_related, after which the new ones are in the database too.
         request.rights_before = rights_of(obj.pk)  # type: ignore[attr-defined]
         super().save_model(request, obj, form, change)
+        if not change:
+            services.password_set(obj, cast(User, request.user))
+
+    def user_change_password(
+        self,
+        request: HttpRequest,
+        id: str,  # noqa: A002 - Django's name
+        form_url: str = "",
+    ) -> HttpResponse:
+        found = self.get_object(request, unquote(id))
+        if found is None or request.method != "POST":
+            return super().user_change_password(request, id, form_url)
+        by = cast(User, request.user)
+        with transaction.atomic():
+            user = user_locked(found)
+            if not may_govern(by, user):  # it may have become staff just now
+                raise PermissionDenied
+            response = super().user_change_password(request, id, form_url)
+            if user_locked(user).password != user.password:
+                services.password_set(user, by)
+        return response
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
         user = form.instance
         if not rights_of(user.pk) - request.rights_before:  # type: ignore[attr-defined]
             return
-        revoked = services.keys_of_others_revoke(user)
+        revoked, knows_password = services.others_locked_out(user)
         keys = ApiKeyAdmin(ApiKey, self.admin_site)
         for key in revoked:
             keys.log_change(request, key, f"Revoked: {user.get_username()} was given rights.")
@@ -101,6 +125,14 @@ class UserAdmin(NeverDeleted, FilteredAlone, DjangoUserAdmin):
                 request,
                 f"{len(revoked)} of this user's keys were made by others, who could have acted by"
                 " these rights; they are revoked.",
+                messages.WARNING,
+            )
+        if knows_password is not None:
+            self.log_change(request, user, "Password ended: rights were given.")
+            self.message_user(
+                request,
+                f"This user's password was set by {knows_password}, who could have acted by these"
+                " rights; it is void. Set another one, or make a link by which the user sets one.",
                 messages.WARNING,
             )
 

@@ -1,7 +1,7 @@
 """Links for staff to hand out: invitations, and a user's first or next password. Each is shown in
 the answer to the form that made it, and kept nowhere."""
 
-from typing import Any
+from typing import Any, cast
 
 from django import forms
 from django.conf import settings
@@ -15,7 +15,6 @@ from django.utils import timezone
 from accounts import links
 from accounts.lookups import FilteredAlone
 from accounts.models import Invitation, User
-from accounts.rights import may_govern
 
 
 def links_page(
@@ -44,20 +43,20 @@ def password_links(
     for staff are for superusers to make."""
     rows = []
     for user in queryset.order_by("username"):
-        if not may_govern(request.user, user):  # type: ignore[arg-type]
-            messages.error(request, f"{user.username}: only superusers make links for staff.")
-            continue
         try:
-            path = links.password_path(user)
+            path = links.password_path(user, made_by=cast(User, request.user))
         except ValidationError as error:
             messages.error(request, f"{user.username}: {' '.join(error.messages)}")
             continue
         users.log_change(request, user, "Link for a password made.")
-        rows.append((user.username, request.build_absolute_uri(path)))
+        rows.append((user.username, links.link(path, request)))
     if not rows:
         return None
     days = settings.PASSWORD_RESET_TIMEOUT // (24 * 3600)
-    help_text = f"Each works once, within {days} days. Whoever has it can set the password."
+    help_text = (
+        f"Each works once, within {days} days, until a newer one is made. Whoever has it can set "
+        "the password."
+    )
     return links_page(
         request, users.admin_site, users.opts, "Links for a password", help_text, rows
     )
@@ -110,7 +109,7 @@ class InvitationAdmin(FilteredAlone, admin.ModelAdmin):
 
     def save_model(self, request: HttpRequest, obj: Invitation, form: Any, change: bool) -> None:
         made, path = links.invitation_create(
-            created_by=request.user,  # type: ignore[arg-type]
+            created_by=cast(User, request.user),
             note=obj.note,
             days=form.cleaned_data["days"],
         )
@@ -132,7 +131,7 @@ class InvitationAdmin(FilteredAlone, admin.ModelAdmin):
             self.opts,
             "The invitation",
             f"Good for one account, until {obj.expires_at:%Y-%m-%d %H:%M} UTC.",
-            [(obj.note, request.build_absolute_uri(request.new_link))],  # type: ignore[attr-defined]
+            [(obj.note, links.link(request.new_link, request))],  # type: ignore[attr-defined]
         )
 
     @admin.action(description="Withdraw the selected invitations", permissions=["change"])

@@ -12,11 +12,12 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
+from accounts.keys import LIKE_A_KEY
 from accounts.tracebacks import named, traceback_of
 
 SECRETS = re.compile(
     r"(?P<link>/(?:sign-up|password)/)[^\s'\"<>]+"
-    r"|(?P<key>\bsk-[0-9A-Za-z]{8})[0-9A-Za-z]{8,}"
+    rf"|(?P<key>{LIKE_A_KEY})[0-9A-Za-z]+"
     r"|(?P<bearer>\bBearer\s+)[^\s'\",]+"
     r"|(?P<cookie>\b(?:sessionid|csrftoken|csrfmiddlewaretoken|password)=)[^\s'\";&]+"
     r"|(?P<url>\b[a-z][a-z+]{2,20}://[^\s/:@'\"]*:)[^\s/@'\"]+(?=@)",

@@ -82,6 +82,13 @@ class ServerSettings(BaseSettings):
     echo_delay_ms: int = Field(
         0, ge=0, le=60_000, description="Milliseconds that `echo` waits before each word."
     )
+    engine_timeout_s: float = Field(
+        300.0,
+        ge=0,
+        le=86_400,
+        description="How long the engine may work on requests without finishing a forward pass; "
+        "past it, it is killed and started again. 0: as long as it takes.",
+    )
     model_name: str | None = Field(
         None, min_length=1, max_length=200, description="Model id shown to clients."
     )
@@ -115,6 +122,12 @@ class ServerSettings(BaseSettings):
     )
     max_pending: int = Field(
         256, ge=1, description="Requests accepted and not finished; past it, 503 with Retry-After."
+    )
+    max_pending_per_user: int | None = Field(
+        None,
+        ge=1,
+        description="The same of one user, over all keys; past it, 429 with Retry-After. Default: "
+        "as many as there are places free for others, so that one alone may have half of them.",
     )
 
     # ---- defaults for what requests leave out ---------------------------------------------------
@@ -170,6 +183,44 @@ class ServerSettings(BaseSettings):
     )
     max_body_bytes: int = Field(
         8 * 1024 * 1024, ge=1024, description="Longest request body; past it, 413."
+    )
+    max_bodies_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=1024,
+        description="All request bodies together that are being received or wait to be accepted; "
+        "past it, 503. A body may be no longer than what is left of it.",
+    )
+    max_unread_bytes: int = Field(
+        128 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="What waits for clients that read their streams too slowly, all together. A "
+        "stream of which more waits than is left of it is cancelled.",
+    )
+    max_connections: int | None = Field(
+        None,
+        ge=1,
+        description="Open connections; past it idle ones are closed, or else new ones get 503. "
+        "Default: 256 below the limit on open files, at most 4096.",
+    )
+    header_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="How long the headers of a request may take to come."
+    )
+    body_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="How long a request body may take to come, and one second more for each "
+        "8 KiB of it that have come.",
+    )
+    idle_timeout_s: float = Field(
+        75.0, gt=0, le=3600, description="How long a connection may be open without a request."
+    )
+    stalled_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="A client that takes nothing of an answer that waits for it, for so long, "
+        "counts as gone.",
     )
     max_views: int = Field(
         16,
@@ -306,6 +357,15 @@ class ServerSettings(BaseSettings):
         if self.max_batch > self.step_tokens:
             raise ValueError(
                 "LLMAPI_MAX_BATCH may be LLMAPI_STEP_TOKENS at most: each sequence needs a token"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def one_body_fits(self) -> Self:
+        if self.max_body_bytes > self.max_bodies_bytes:
+            raise ValueError(
+                "LLMAPI_MAX_BODY_BYTES may be LLMAPI_MAX_BODIES_BYTES at most: the longest body "
+                "could never be received"
             )
         return self
 

@@ -14,7 +14,7 @@ class NotFound(ApiError):
 
 
 class ConversationBusy(ApiError):
-    """409: a request of this conversation is still being answered."""
+    """409: the request, or one of the conversation, is still being answered."""
 
     status_code = 409
     code = "conversation_busy"
@@ -22,13 +22,14 @@ class ConversationBusy(ApiError):
 
     def __init__(self) -> None:
         super().__init__(
-            "A request of this conversation is still being answered. Wait for its end, or cancel "
-            "it by closing its connection; then try again."
+            "It is still being answered. Wait for its end, or cancel it by closing its connection; "
+            "then try again."
         )
 
 
 class ConversationChanged(ApiError):
-    """409: between reading the history and adding to it, an item of it was deleted."""
+    """409: between reading the history and adding to it, an item of it was deleted, or an answer
+    that was taken for interrupted came to its true end."""
 
     status_code = 409
     code = "conversation_changed"

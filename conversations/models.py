@@ -219,6 +219,10 @@ class Completion(models.Model):
     )
 
     metadata = models.JSONField(default=dict, blank=True, help_text="The client's own labels.")
+    was_answered = models.BooleanField(
+        default=False,
+        help_text="Whether it brought its conversation an answer, or a part, be it deleted since.",
+    )
     is_stored = models.BooleanField(
         default=True, help_text="Whether the API lists it; a request may ask for `store: false`."
     )

@@ -8,11 +8,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from accounts.models import User
 from conversations.models import Completion, Conversation, Label, Review
+from conversations.storage import keyset
 from conversations.storage.writing import write_transaction
 
 
@@ -79,17 +80,13 @@ def next_unreviewed(after: Conversation | None = None) -> int | None:
     running = Completion.objects.filter(
         conversation=OuterRef("pk"), status=Completion.Status.RUNNING
     )
-    queue = (
-        Conversation.objects.filter(~Exists(running), reviewed_at=None)
-        .order_by("-updated_at", "-pk")
-        .values_list("pk", flat=True)
-    )
+    queue = Conversation.objects.filter(~Exists(running), reviewed_at=None)
+    newest = keyset.in_order(queue, "updated_at", descending=True).values_list("pk", flat=True)
     if after is None:
-        return queue.first()
-    older = queue.filter(
-        Q(updated_at__lt=after.updated_at) | Q(pk__lt=after.pk), updated_at__lte=after.updated_at
-    )
-    return older.first() or queue.exclude(pk=after.pk).first()
+        return newest.first()
+    place = after.updated_at, after.pk
+    older = keyset.in_order(queue, "updated_at", descending=True, after=place)
+    return older.values_list("pk", flat=True).first() or newest.exclude(pk=after.pk).first()
 
 
 def unreviewed_count(at_most: int) -> int:

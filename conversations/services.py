@@ -16,9 +16,10 @@ from conversations.models import Completion, CompletionContent, Conversation
 from conversations.storage import rows
 from conversations.storage.jsontext import JSONValue
 from conversations.storage.writing import write_transaction
-from conversations.tree import placing
+from conversations.tree.answers import Above, ChoiceEnd, answers_put, answers_replace
+from conversations.tree.locking import in_whole_trees
 from conversations.tree.paths import Leaf
-from conversations.tree.placing import ChoiceEnd
+from conversations.tree.placing import place_input
 from conversations.tree.said import NewMessage
 from conversations.usage import folding
 
@@ -106,7 +107,7 @@ def completion_start(new: NewCompletion) -> Started:
     with write_transaction():
         place = None
         if new.messages and new.keeps_text:
-            place = placing.place_input(
+            place = place_input(
                 user_id=new.user_id,
                 api_key_id=new.api_key_id,
                 messages=new.messages,
@@ -173,16 +174,17 @@ def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
 
     May be called again, and after a sweep has taken the process for dead: the later end is the true
     one, it replaces texts and status and never adds a message for the same choice. Of a request
-    that was erased meanwhile no text is kept.
+    that was erased meanwhile no text is kept, and an answer that was deleted does not come back.
     Raises Completion.DoesNotExist.
     """
     with write_transaction():
         completion = _lock(completion_pk)
         if completion is None:
             raise Completion.DoesNotExist
-        _end(completion, end)
-        if completion.status != Completion.Status.RUNNING:
-            folding.hour_refold(completion.pk)
+        if completion.is_running:
+            _end(completion, end)
+            return
+    _end_again(completion, end)
 
 
 def completion_interrupt(completion_pk: int) -> bool:
@@ -190,7 +192,7 @@ def completion_interrupt(completion_pk: int) -> bool:
     end of its own, or by another sweeper, in the meantime."""
     with write_transaction():
         locked = _lock(completion_pk)
-        if locked is None or locked.status != Completion.Status.RUNNING:
+        if locked is None or not locked.is_running:
             return False
         completion = Completion.objects.get(pk=completion_pk)
         # Read after the lock: what was flushed last. Without its text a request ends all the same.
@@ -221,21 +223,49 @@ class _Locked:
 
     pk: int
     status: str
+    user_id: int
     conversation_pk: int | None
     head_pk: int | None
-    is_erased: bool
+    was_answered: bool
+    erased_at: datetime | None
+
+    @property
+    def is_running(self) -> bool:
+        return self.status == Completion.Status.RUNNING
+
+    @property
+    def is_erased(self) -> bool:
+        return self.erased_at is not None
 
 
 def _lock(completion_pk: int) -> _Locked | None:
-    row = rows.read_locked(Completion, completion_pk, "status", "conversation", "head", "erased_at")
-    if row is None:
-        return None
-    status, conversation_pk, head_pk, erased_at = row
-    return _Locked(completion_pk, status, conversation_pk, head_pk, erased_at is not None)
+    names = ("status", "user", "conversation", "head", "was_answered", "erased_at")
+    row = rows.read_locked(Completion, completion_pk, *names)
+    return None if row is None else _Locked(completion_pk, *row)
+
+
+def _end_again(completion: _Locked, end: CompletionEnd) -> None:
+    """A later end. Others may have gone on below the answer meanwhile: all of them hold still."""
+
+    def replace(*_: object) -> None:
+        locked = _lock(completion.pk)
+        if locked is not None:  # else pruned a moment ago
+            _end(locked, end)
+            folding.hour_refold(locked.pk)
+
+    trees = Conversation.objects.none()
+    if completion.conversation_pk is not None:
+        trees = Conversation.objects.filter(pk=completion.conversation_pk)
+    in_whole_trees(trees, replace)
 
 
 def _end(completion: _Locked, end: CompletionEnd) -> None:
     now = timezone.now()
+    if completion.conversation_pk is not None:
+        # First, for it locks the conversation. What was reviewed has gone on: it is to be looked at
+        # again.
+        rows.update(Conversation, completion.conversation_pk, updated_at=now, reviewed_at=None)
+    was_answered = _put_answers(completion, end, now)
     rows.update(
         Completion,
         completion.pk,
@@ -248,24 +278,28 @@ def _end(completion: _Locked, end: CompletionEnd) -> None:
         duration_ms=end.duration_ms,
         error="" if completion.is_erased else end.error[:ERROR_LENGTH],
         finished_at=now,
+        was_answered=was_answered,
     )
-    if completion.is_erased:
-        return
-    output = _output(end.choices)
-    if completion.head_pk is not None:
-        placing.put_answers(
-            completion.pk,
-            completion.head_pk,
-            end.choices,
-            now,
-            is_whole=end.status == Completion.Status.COMPLETED,
-            ended_before=completion.status != Completion.Status.RUNNING,
-        )
-        output = []
-    rows.update(CompletionContent, completion.pk, output=output)
-    if completion.conversation_pk is not None:
-        # What was reviewed has gone on: it is to be looked at again.
-        rows.update(Conversation, completion.conversation_pk, updated_at=now, reviewed_at=None)
+    if not completion.is_erased:
+        is_in_tree = completion.conversation_pk is not None
+        output = [] if is_in_tree else _output(end.choices)
+        rows.update(CompletionContent, completion.pk, output=output)
+
+
+def _put_answers(completion: _Locked, end: CompletionEnd, now: datetime) -> bool:
+    """What was said, into the tree of its conversation, if it has one; whether that was anything,
+    now or before."""
+    if completion.conversation_pk is None:
+        return completion.was_answered
+    if completion.head_pk is None:  # The first message of all, and deleted.
+        above = Above.nothing(completion.conversation_pk, completion.user_id)
+    else:
+        above = Above.read(completion.head_pk)
+    is_whole = end.status == Completion.Status.COMPLETED
+    if not completion.was_answered:
+        return answers_put(completion.pk, above, end.choices, now, is_whole=is_whole)
+    answers_replace(completion.pk, above, end.choices, now, is_whole=is_whole)
+    return True
 
 
 def _output(choices: tuple[ChoiceEnd, ...]) -> list[JSONValue]:

@@ -240,10 +240,10 @@ def accept(
     )
 
 
-async def admit(accepting: Callable[[], Outcome]) -> Outcome:
-    """What `accepting` accepts, on a thread for admission. If the caller is cancelled meanwhile,
-    the row that is written all the same gets its end."""
-    admitting = running.start_write(admission.run(accepting))
+async def admit(accepting: Callable[[], Outcome], lane: str) -> Outcome:
+    """What `accepting` accepts, on a thread for admission, when it is the lane's turn. If the
+    caller is cancelled meanwhile, the row that is written all the same gets its end."""
+    admitting = running.start_write(admission.run_in_turn(lane, accepting))
     try:
         return await asyncio.shield(admitting)
     except asyncio.CancelledError:
@@ -357,7 +357,7 @@ def status_after(error: BaseException) -> Completion.Status:
 
 def sentence_about(error: BaseException) -> str:
     if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return "The server was shut down." if running.expired else ""
+        return "The server was shut down." if running.expired else str(error)
     return (error if isinstance(error, ApiError) else as_api_error(error)).message
 
 

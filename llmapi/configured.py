@@ -42,6 +42,7 @@ def configured_backends(options: Any) -> list[Backend]:
             completion_template=options.completion_template,
             prompt_template=prompt_template(options),
             shared_system_prompts=[*map(system_prompt, options.shared_system_prompts)],
+            stall_timeout_s=options.engine_timeout_s,
         )
     ]
 

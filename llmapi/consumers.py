@@ -20,7 +20,7 @@ from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
 
 from accounts import logs
-from accounts.errors import LimitReached
+from accounts.errors import InvalidApiKey, LimitReached
 from accounts.limits.holders import holders_of
 from accounts.limits.limiter import limiter
 from accounts.models import ApiKey
@@ -41,11 +41,14 @@ from llmapi.errors import (
     ApiError,
     BodyTooLarge,
     InvalidRequest,
+    Overloaded,
     ServerUnavailable,
     as_api_error,
     envelope,
 )
+from llmapi.lanes import known_keys, lane_of_user
 from llmapi.parsers import parse_json
+from llmapi.pending import Ticket, pending
 from llmapi.request_ids import ids_of_client, new_request_id
 from llmapi.running import running
 from llmapi.serializers import (
@@ -59,6 +62,11 @@ from llmapi.views import ChatCompletionsView, CompletionsView, DoorView, Embeddi
 logger = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 10.0
+NO_STORE = (b"cache-control", b"no-store")
+
+
+def nothing() -> None:
+    """What is done where no server counts bodies."""
 
 
 class ClientGone(Exception):
@@ -70,6 +78,9 @@ class DoorConsumer(AsyncHttpConsumer):
     answer."""
 
     view: ClassVar[type[DoorView]]
+    body: list[bytes]
+    """As far as it has come, and is not yet looked at."""
+
     asked: Any
     """The serializer of the body, once it was found valid."""
 
@@ -100,11 +111,12 @@ class DoorConsumer(AsyncHttpConsumer):
         if self.body_bytes > settings.LLMAPI.max_body_bytes:
             limit = settings.LLMAPI.max_body_bytes
             error = BodyTooLarge(f"The request body may have {limit} bytes at most.")
+            self.body.clear()
             self.start(self.send_error(error))
             return
         self.body.append(piece)
         if not message.get("more_body"):
-            self.start(self.answer_or_error(b"".join(self.body)))
+            self.start(self.answer_or_error())
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
         self.asked_at = time.monotonic()
@@ -117,15 +129,21 @@ class DoorConsumer(AsyncHttpConsumer):
         await getattr(self, get_handler_name(message))(message)
 
     async def http_disconnect(self, message: dict[str, Any]) -> None:
-        """The client left, or the answer is complete: daphne says the same of both."""
+        """The client left, or the answer is complete: daphne says the same of both. `reason`: why
+        the client counts as gone, if it did not leave by itself."""
         if self.task is not None:
-            self.task.cancel()
+            self.task.cancel(message.get("reason"))
         raise StopConsumer
 
-    async def answer_or_error(self, body: bytes) -> None:
+    async def answer_or_error(self) -> None:
+        ticket = None
         try:
-            running.check_room(settings.LLMAPI.max_pending)
-            self.outcome = await admit(partial(self.accept, body))
+            running.check_open()
+            own = settings.LLMAPI
+            lane = known_keys.lane(self.authorization)
+            ticket = pending.enter(lane, own.max_pending, own.max_pending_per_user)
+            self.outcome = await admit(partial(self.accept, ticket), lane)
+            self.scope.get("forget_body", nothing)()
             await self.answer(self.outcome)
         except asyncio.CancelledError:
             if running.expired:  # it was the server that left, so the client still listens
@@ -133,14 +151,18 @@ class DoorConsumer(AsyncHttpConsumer):
             raise
         except Exception as error:
             await self.send_error(as_api_error(error))
+        finally:
+            if ticket is not None:
+                ticket.leave(was_accepted=self.outcome is not None)
 
-    def accept(self, body: bytes) -> Outcome:
+    def accept(self, ticket: Ticket) -> Outcome:
         """All that is done before anything is generated, in one go on a thread: who asks, for what,
         and that it is written down."""
         self.check_still_there()  # it may have waited long for the thread
         self.asker = self.identify()
         try:
-            self.asked = self.validate(body)
+            ticket.move(lane_of_user(self.asker.user_id))
+            self.asked = self.validate(self.take_body())
             self.request = self.asked.to_request()
             self.check_still_there()
             asked = self.asked
@@ -156,6 +178,11 @@ class DoorConsumer(AsyncHttpConsumer):
             self.limit_headers = outcome.reservation.headers
         return outcome
 
+    def take_body(self) -> bytes:
+        """What came; it is kept here no longer."""
+        body, self.body = b"".join(self.body), []
+        return body
+
     def check_still_there(self) -> None:
         if self.task is not None and self.task.cancelling():
             raise ClientGone
@@ -170,11 +197,16 @@ class DoorConsumer(AsyncHttpConsumer):
         view.setup(request)
         drf_request = view.initialize_request(request)
         view.request = drf_request
-        view.initial(drf_request)
+        try:
+            view.initial(drf_request)
+        except InvalidApiKey:
+            known_keys.forget(self.authorization)
+            raise
         user = drf_request.user
         key = drf_request.auth if isinstance(drf_request.auth, ApiKey) else None
         if user.pk is None:  # the permission classes let nobody else in
             raise PermissionDenied
+        known_keys.learn(self.authorization, user.pk)
         return Asker(
             user.pk,
             key.pk if key else None,
@@ -182,6 +214,10 @@ class DoorConsumer(AsyncHttpConsumer):
             holders_of(user, key),
             tuple(key.allowed_models) if key else (),
         )
+
+    @property
+    def authorization(self) -> bytes:
+        return dict(self.scope["headers"]).get(b"authorization", b"")
 
     def validate(self, body: bytes) -> RequestSerializer:
         headers = dict(self.scope["headers"])
@@ -244,12 +280,12 @@ class DoorConsumer(AsyncHttpConsumer):
         self.status = status
         length = (b"content-length", str(len(body)).encode())
         await self.send_response(
-            status, body, headers=[*self.headers(b"application/json"), length, *extra]
+            status, body, headers=[*self.headers(b"application/json"), NO_STORE, length, *extra]
         )
 
     async def send_error(self, error: ApiError) -> None:
         """The envelope: as a response, or as an event once a stream has begun."""
-        if error.status_code >= 500:
+        if error.status_code >= 500 and not isinstance(error, Overloaded):
             logger.warning("%s", error)
         metrics.error_sent(error.status_code, error.code, error.error_type)
         if self.status is not None:
@@ -308,7 +344,7 @@ class GenerationConsumer(DoorConsumer):
             self.status = 200
             headers = [
                 *self.headers(b"text/event-stream; charset=utf-8"),
-                (b"cache-control", b"no-cache"),
+                NO_STORE,
                 (b"x-accel-buffering", b"no"),  # nginx: pass events on as they come
             ]
             await self.send_headers(status=200, headers=headers)

@@ -20,6 +20,7 @@ from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
 from accounts.errors import ApiError, InvalidApiKey, PermissionRefused
+from accounts.keys import without_keys
 from accounts.pages import errors as pages
 from llmapi import metrics
 
@@ -61,6 +62,24 @@ class InvalidJSON(ApiError):
 class BodyTooLarge(ApiError):
     status_code = 413
     code = "request_too_large"
+
+
+class RequestTimeout(ApiError):
+    """Of a request that came too slowly."""
+
+    status_code = 408
+    retry_after_s = 1
+    code = "request_timeout"
+
+
+class AddressTooLong(ApiError):
+    status_code = 414
+    code = "address_too_long"
+
+
+class HeadersTooLarge(ApiError):
+    status_code = 431
+    code = "headers_too_large"
 
 
 class UnsupportedMediaType(ApiError):
@@ -117,6 +136,15 @@ class ServerUnavailable(ApiError):
     error_type = "server_error"
     code = "unavailable"
     retry_after_s = RETRY_AFTER_S
+
+
+class Overloaded(ServerUnavailable):
+    """Too much at once. One line in the log for each is enough: there will be many."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(f"{message} Try again in a moment.", retry_after_s=retry_after_s)
 
 
 class GenerationFailed(ApiError):
@@ -202,13 +230,15 @@ def as_api_error(exception: BaseException) -> ApiError:
 
 
 def envelope(error: ApiError) -> dict[str, Any]:
-    """OpenAI's error body; all four keys are always there."""
+    """OpenAI's error body; all four keys are always there. A key that the client put where none
+    belongs, in a path or for the name of a model, is not repeated: errors get into others' logs."""
     names_field = isinstance(error, InvalidRequest)
+    message = about(error.param, error.message) if names_field else error.message
     return {
         "error": {
-            "message": about(error.param, error.message) if names_field else error.message,
+            "message": without_keys(message),
             "type": error.error_type,
-            "param": error.param,
+            "param": None if error.param is None else without_keys(error.param),
             "code": error.code,
         }
     }
@@ -318,9 +348,7 @@ def what_instead_of(path: str) -> str:
 
 
 def overloaded(request: HttpRequest) -> HttpResponse:
-    error = ServerUnavailable(
-        "The server is busy with other requests. Try again in a moment.", code="overloaded"
-    )
+    error = Overloaded("The server is busy with other requests.")
     if pages.wants_page(request):
         metrics.error_sent(error.status_code, error.code)
         return pages.error_page(

@@ -19,6 +19,7 @@ from django.db import DEFAULT_DB_ALIAS, close_old_connections, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from llmapi import metrics
+from llmapi.turns import Turns
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,6 +37,18 @@ class Executor:
         self.threads = threads
         self._pool: ThreadPoolExecutor | None = None
         self._connections: set[BaseDatabaseWrapper] = set()
+        self._turns = Turns(2 * threads)  # so that the next is there when a thread is free
+
+    async def run_in_turn(
+        self, lane: str, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The same; of those that wait for a thread, each lane's next in turn."""
+        turns = self._turns
+        await turns.take(lane)
+        try:
+            return await self.run(function, *args, **kwargs)
+        finally:
+            turns.leave()
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """`function(*args, **kwargs)` on one of the threads."""
@@ -62,6 +75,7 @@ class Executor:
 
     def close(self) -> None:
         """Wait for running jobs, end the threads and close their connections."""
+        self._turns = Turns(2 * self.threads)
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True)

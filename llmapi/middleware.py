@@ -19,7 +19,8 @@ METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class RequestIdMiddleware(QuickMiddleware):
-    """Gives each request an id, names it in the answer's `x-request-id` header, and logs a line."""
+    """Gives each request an id, names it in the answer's `x-request-id` header, and logs a line.
+    Answers of the API stay in no cache: they are one user's."""
 
     def process_request(self, request: HttpRequest) -> None:
         request.request_id = new_request_id()  # type: ignore[attr-defined]
@@ -33,6 +34,8 @@ class RequestIdMiddleware(QuickMiddleware):
         response["x-request-id"] = request_id
         took_ms = round((time.monotonic() - request.began) * 1000)  # type: ignore[attr-defined]
         response["openai-processing-ms"] = str(took_ms)
+        if request.path_info.startswith("/v1/"):
+            response.headers.setdefault("Cache-Control", "no-store")
         path, route, ending = path_to_log(request.path), route_of(request), ending_of(response)
         facts = {
             "method": request.method,

@@ -5,6 +5,7 @@ hundred clients at once would take all connections that a database has, also tho
 """
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
@@ -18,6 +19,7 @@ from accounts.middleware import ALWAYS, ContentSecurityPolicyMiddleware, is_api
 from llmapi import metrics
 from llmapi.errors import overloaded
 from llmapi.middleware import RequestIdMiddleware
+from llmapi.turns import Turns
 
 WAITING = 256
 LONGEST_WAIT_S = 10.0
@@ -34,13 +36,13 @@ class Places:
 
     def __init__(self, count: int, waiting: int = WAITING, line: str = "views") -> None:
         """`line`: what the metrics call it."""
-        self._free = asyncio.Semaphore(count)
+        self._turns = Turns(count)
         self._taken_now = metrics.views_in_flight.labels(line)
         self._waiting_now = metrics.views_waiting.labels(line)
         self._waiting = 0
         self._most_waiting = waiting
 
-    async def take(self) -> None:
+    async def take(self, lane: str) -> None:
         """Raises Full."""
         if self._waiting >= self._most_waiting:
             raise Full
@@ -48,7 +50,7 @@ class Places:
         self._waiting_now.inc()
         try:
             async with asyncio.timeout(LONGEST_WAIT_S):
-                await self._free.acquire()
+                await self._turns.take(lane)
         except TimeoutError as error:
             raise Full from error
         finally:
@@ -57,7 +59,7 @@ class Places:
         self._taken_now.inc()
 
     def leave(self) -> None:
-        self._free.release()
+        self._turns.leave()
         self._taken_now.dec()
 
 
@@ -81,7 +83,7 @@ class Seated:
             return
         places = self.own.get(path, self.views)
         try:
-            await places.take()
+            await places.take(lane_of(scope))
         except Full:
             await refuse(scope, send)
             return
@@ -95,6 +97,16 @@ class Seated:
             await self.application(scope, receive, send_and_leave)
         finally:
             place.leave()
+
+
+def lane_of(scope: Any) -> str:
+    """Who asks, as far as the request says: its key, its session, or else its address. Nobody gets
+    more of the places by sending more requests with the same."""
+    headers = dict(scope["headers"])
+    for name in (b"authorization", b"cookie"):
+        if value := headers.get(name):
+            return hashlib.sha256(value).hexdigest()
+    return str((scope.get("client") or [""])[0])
 
 
 class Place:

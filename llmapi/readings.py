@@ -24,6 +24,7 @@ from accounts.limits.limiter import limiter
 from conversations.processes.registration import ProcessRegistration
 from llmapi.engine.messages import BATCH_SIZES, Figures
 from llmapi.metrics import cumulated, registry
+from llmapi.pending import pending
 from llmapi.running import running
 from llmapi.services import models
 
@@ -115,7 +116,7 @@ class ServerReadings(Collector):
         yield GaugeMetricFamily(
             "llmapi_requests_in_flight",
             "Chats, completions and embeddings that are worked on, or wait for it.",
-            len(running),
+            len(pending),
         )
         yield GaugeMetricFamily(
             "llmapi_requests_in_flight_limit",

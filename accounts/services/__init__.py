@@ -11,17 +11,19 @@ from accounts.services.keys import (
     key_revoke,
     key_rotate,
     key_used,
-    keys_of_others_revoke,
     limits_of,
 )
 from accounts.services.playground_keys import (
     PLAYGROUND_KEY_LIVES,
     PLAYGROUND_KEYS,
     playground_key_create,
+    playground_keys_end,
 )
 from accounts.services.users import (
     anonymous_user,
     first_staff_create,
+    others_locked_out,
+    password_set,
     user_get_or_create,
     user_retire,
 )
@@ -41,9 +43,11 @@ __all__ = [
     "key_revoke",
     "key_rotate",
     "key_used",
-    "keys_of_others_revoke",
     "limits_of",
+    "others_locked_out",
+    "password_set",
     "playground_key_create",
+    "playground_keys_end",
     "user_get_or_create",
     "user_retire",
 ]

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TypedDict
 
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
 from accounts import keys
 from accounts.models import ApiKey, Scope, User
+from accounts.rights import may_govern, user_locked
 
 LAST_USED_EVERY = timedelta(minutes=1)
 LONGEST_MODEL_NAME = 200
@@ -39,7 +40,7 @@ def key_create(
     """Makes a key and returns it with its text, which is not kept and cannot be shown again.
 
     scopes: values of `Scope`; allowed_models: ids or aliases; () restricts nothing.
-    Raises ValidationError for the anonymous user, and for what a key cannot have.
+    Raises what `key_issue` does.
     """
     key = ApiKey(
         user=user,
@@ -56,7 +57,8 @@ def key_create(
 def key_issue(key: ApiKey) -> str:
     """Saves a new `ApiKey` and returns its text: `key_create` for a form that filled the fields in.
 
-    Raises ValidationError for the anonymous user, and for what a key cannot have.
+    Raises ValidationError for the anonymous user, and for what a key cannot have; PermissionDenied
+    if `created_by` does not govern the owner.
     """
     key.clean_fields(exclude=["user", "created_by", "public_id", "digest", "last_four"])
     check_scopes(key.scopes)
@@ -70,7 +72,10 @@ def key_issue(key: ApiKey) -> str:
     key.public_id = parsed.public_id
     key.digest = parsed.digest
     key.last_four = parsed.last_four
-    key.save(force_insert=True)
+    with transaction.atomic():
+        if key.created_by is not None and not may_govern(key.created_by, user_locked(key.user)):
+            raise PermissionDenied
+        key.save(force_insert=True)
     return parsed.text
 
 

@@ -8,6 +8,7 @@ from django.utils import timezone
 
 from accounts.errors import RateLimitExceeded
 from accounts.models import ApiKey, Scope, User
+from accounts.rights import user_locked
 from accounts.services.keys import key_issue
 
 PLAYGROUND_KEYS = 5
@@ -39,14 +40,15 @@ def playground_key_create(user: User) -> str:
     )
     made = ApiKey.objects.filter(user=user, for_playground=True)
     recent = made.filter(created_at__gt=now - PLAYGROUND_KEY_LIVES)
-    if recent.count() >= PLAYGROUND_KEYS_MADE:
-        raise RateLimitExceeded(
-            "The playground has made too many keys for this account within an hour. Try again "
-            "later.",
-            kind="requests",
-            retry_after_s=120,
-        )
     with transaction.atomic():
+        user_locked(user)  # of several at once, each counts those before it
+        if recent.count() >= PLAYGROUND_KEYS_MADE:
+            raise RateLimitExceeded(
+                "The playground has made too many keys for this account within an hour. Try again "
+                "later.",
+                kind="requests",
+                retry_after_s=120,
+            )
         # A minute more, for a request that may just be using one.
         made.filter(last_used_at=None, expires_at__lt=now - timedelta(minutes=1)).delete()
         text = key_issue(key)
@@ -56,3 +58,10 @@ def playground_key_create(user: User) -> str:
         kept = alive.order_by("-pk").values_list("pk", flat=True)[:PLAYGROUND_KEYS]
         alive.exclude(pk__in=[*kept]).update(revoked_at=now)
     return text
+
+
+def playground_keys_end(user: User) -> None:
+    """Refuses all that the user has, from their next request on. A page that is still open, and
+    still signed in, makes itself a new one."""
+    alive = ApiKey.objects.filter(user=user, for_playground=True, revoked_at=None)
+    alive.filter(expires_at__gt=timezone.now()).update(revoked_at=timezone.now())

@@ -10,7 +10,8 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from accounts.models import ANONYMOUS_USERNAME, ApiKey, Invitation, User
-from accounts.services.keys import key_create
+from accounts.services.keys import key_create, keys_of_others_revoke
+from accounts.services.playground_keys import playground_keys_end
 
 FIRST_STAFF_USERNAME = "admin"
 
@@ -52,6 +53,28 @@ def first_staff_create() -> tuple[User, str, str] | None:
     except IntegrityError:
         return None
     return user, password, key
+
+
+def password_set(user: User, by: User) -> None:
+    """Notes who has set the user's password and so knows it, and ends what was begun by an older
+    one: Django ends the sessions, this the playground's keys."""
+    User.objects.filter(pk=user.pk).update(password_by=None if by == user else by)
+    playground_keys_end(user)
+
+
+def others_locked_out(user: User) -> tuple[list[ApiKey], User | None]:
+    """Ends what others than the user or superusers have to act as it, who is about to get rights
+    that they may not have: the keys that they made, and a password that they set. Returns those
+    keys, and whose password it was."""
+    revoked = keys_of_others_revoke(user)
+    user = User.objects.select_related("password_by").get(pk=user.pk)
+    knows = user.password_by
+    if knows is None or knows.is_superuser or not user.has_usable_password():
+        return revoked, None
+    user.set_unusable_password()
+    user.password_by = None
+    user.save(update_fields=["password", "password_by"])
+    return revoked, knows
 
 
 def user_retire(user: User) -> int:

@@ -14,7 +14,8 @@ from django.views.decorators.http import require_POST
 from accounts.pages.access import page
 from conversations.own.versions import NoSuchMessage, way
 from conversations.pages.finding import find_conversation
-from conversations.selectors import conversation_summaries, readable
+from conversations.selectors import conversation_summaries
+from conversations.tree.said import readable
 from conversations.tree.titles import LONGEST_TITLE, conversation_rename
 
 

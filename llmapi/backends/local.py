@@ -64,6 +64,7 @@ class LocalBackend(Backend):
         completion_template: str = "auto",
         prompt_template: ChatTemplate | None = None,
         shared_system_prompts: Collection[str] = (),
+        stall_timeout_s: float = 0.0,
         launch: Launch = launch_process,
     ) -> None:
         self.defaults = SamplingDefaults(max_tokens, operator_defaults or {})
@@ -72,7 +73,14 @@ class LocalBackend(Backend):
         self.shared_system_prompts = frozenset(text.strip() for text in shared_system_prompts)
         self.last_step: StepOutput | None = None
         self._figures: Figures | None = None
-        self.link = EngineLink(config, launch, self._hear, self._engine_lost)
+        self.link = EngineLink(
+            config,
+            launch,
+            self._hear,
+            self._engine_lost,
+            is_awaited=lambda: bool(self._mailboxes),
+            stall_timeout_s=stall_timeout_s,
+        )
         self._adapters = Adapters(config.adapters, self.link.send)
         self._report: Callable[[str], None] = lambda line: None
         self._preparation: Preparation | None = None

@@ -7,10 +7,10 @@ from rest_framework.response import Response
 
 from accounts.models import Scope
 from accounts.permissions import HasScope
-from conversations.errors import ConversationBusy, NotFound
+from conversations.errors import NotFound
 from conversations.models import Completion
 from conversations.own import stored
-from conversations.retention.erasing import StillRunning, completion_erase
+from conversations.retention.erasing import completion_erase
 from conversations.tree.items import completion_label
 from llmapi.errors import InvalidRequest
 from llmapi.history import payloads
@@ -124,8 +124,6 @@ class StoredChatView(HistoryView):
         chat = stored.chat(owner_pk(request), completion_id)
         try:
             completion_erase(chat.pk)
-        except StillRunning as error:
-            raise ConversationBusy from error
         except Completion.DoesNotExist as error:
             raise NotFound(
                 "stored chat completion", completion_id, param="completion_id"

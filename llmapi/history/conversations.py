@@ -5,10 +5,10 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.models import ApiKey
-from conversations.errors import ConversationBusy, NotFound
+from conversations.errors import NotFound
 from conversations.models import Conversation
 from conversations.own import stored
-from conversations.retention.erasing import StillRunning, conversation_erase
+from conversations.retention.erasing import conversation_erase
 from conversations.tree import items
 from llmapi.history import payloads
 from llmapi.history.access import BUSY, NOT_YOURS, WITHOUT_BODY, HistoryView, owner_pk, paging
@@ -102,8 +102,6 @@ class ConversationView(HistoryView):
         conversation = stored.conversation(owner_pk(request), conversation_id)
         try:
             conversation_erase(conversation.pk)
-        except StillRunning as error:
-            raise ConversationBusy from error
         except Conversation.DoesNotExist as error:
             raise NotFound("conversation", conversation_id, param="conversation_id") from error
         return Response(payloads.conversation_deleted(conversation.public_id))

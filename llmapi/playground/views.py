@@ -16,12 +16,13 @@ from django.views.decorators.http import require_GET, require_POST
 from accounts.errors import ApiError
 from accounts.models import User
 from accounts.pages.access import page
+from accounts.pages.snippets import api_address
 from accounts.services import PLAYGROUND_KEY_LIVES, playground_key_create
 from conversations.errors import NotFound
 from conversations.models import Completion, Conversation, Message
 from conversations.own import stored
-from conversations.selectors import readable
 from conversations.tree.paths import messages_in_order, path_of
+from conversations.tree.said import readable
 from llmapi.errors import json_error
 from llmapi.playground.fields import FIELDS
 from llmapi.playground.words import words
@@ -43,7 +44,7 @@ def playground(request: HttpRequest) -> HttpResponse:
     config = {
         "key_url": reverse("playground_key"),
         "chat_url": "/v1/chat/completions",
-        "base_url": request.build_absolute_uri("/v1"),
+        "base_url": api_address(request),
         "models": served_models(),
         "conversation": conversation_of(request, conversation_id) if conversation_id else None,
         "words": words(),

@@ -1,13 +1,14 @@
 """Users and keys are made once, whoever else is making them."""
 
+import contextlib
 from datetime import timedelta
 from io import StringIO
 
 import pytest
 from django.contrib.auth import authenticate
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts import keys, services
@@ -43,6 +44,43 @@ def test_a_key_is_revoked_once_and_for_ever(alice) -> None:
     assert services.key_revoke(key)
     assert not services.key_revoke(same)
     assert ApiKey.objects.get().revoked_at == key.revoked_at
+
+
+@pytest.mark.django_db
+def test_key_is_not_made_by_who_does_not_govern_its_owner(alice) -> None:
+    clerk = User.objects.create_user("clerk", is_staff=True)
+    old, _ = services.key_create(user=alice, created_by=clerk)
+    User.objects.filter(pk=alice.pk).update(is_staff=True)  # after it was read
+    with pytest.raises(PermissionDenied):
+        services.key_create(user=alice, created_by=clerk)
+    with pytest.raises(PermissionDenied):
+        services.key_rotate(old, timedelta(days=1), created_by=clerk)
+    old.refresh_from_db()
+    assert (ApiKey.objects.count(), old.expires_at) == (1, None)
+    services.key_create(user=alice, created_by=User.objects.get(pk=alice.pk))
+    services.key_create(user=alice, created_by=User.objects.create_superuser("boss"))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_key_slips_through_while_its_owner_becomes_staff(at_once) -> None:
+    clerk = User.objects.create_user("clerk", is_staff=True)
+
+    def promote_or_make_keys(index: int) -> None:
+        user = User.objects.get(username=name)
+        if index == 0:
+            with transaction.atomic():
+                User.objects.filter(pk=user.pk).update(is_staff=True)
+                services.others_locked_out(user)
+            return
+        with contextlib.suppress(PermissionDenied):
+            services.key_create(user=user, created_by=clerk)
+
+    for round_ in range(5):
+        name = f"user{round_}"
+        User.objects.create_user(name)
+        at_once(4, promote_or_make_keys)
+    assert User.objects.filter(is_staff=True).count() == 6
+    assert not ApiKey.objects.filter(revoked_at=None).exists()
 
 
 @pytest.mark.django_db

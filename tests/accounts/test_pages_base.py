@@ -111,6 +111,9 @@ def test_language_is_the_browsers_until_the_reader_chooses_one(client) -> None:
     assert '<html lang="zh-Hans">' in body
     answer = client.post("/language/", {"language": "en", "next": "/sign-in/"}, **chinese)
     assert answer["Location"] == "/sign-in/"
+    cookie = client.cookies["django_language"]
+    assert (cookie["httponly"], cookie["samesite"]) == (True, "Lax")
+    assert cookie["max-age"] == 365 * 24 * 3600
     assert "Sign in" in client.get("/sign-in/", **chinese).content.decode()
 
 

@@ -144,6 +144,10 @@ def test_behind_a_proxy_the_address_is_the_one_that_the_proxy_saw(settings) -> N
         assert guess(f"198.51.100.{index}, 192.0.2.1") == 200
     assert guess("198.51.100.99, 192.0.2.1") == 429, "the client wrote the first one itself"
     assert guess("192.0.2.2") == 200
+    assert guess("192.0.2.1:50123") == 429, "some proxies add the port"
+    for _ in range(SIGN_IN.per_name):
+        guess("[2001:db8::1]:443")
+    assert guess("2001:db8::2") == 429, "the household of the one before"
     settings.LLMAPI = settings.LLMAPI.model_copy(update={"proxies": 0})
     for _ in range(SIGN_IN.per_name):
         guess("192.0.2.77")

@@ -1,6 +1,7 @@
 """What is too old goes, what is not stays, and nothing that runs is touched."""
 
 import threading
+from dataclasses import asdict
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -132,6 +133,19 @@ def test_old_usage_goes_with_its_hours_and_the_rest_is_counted_as_before(
     assert total(usage(ever)).requests == 2
     assert hours_fold() == 0
     assert not prune(limits_now())
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_was_counted_as_pruned_is_gone_when_the_server_stops(alice, history, keep) -> None:
+    keep(30, 60)
+    row = aged(history.say(alice, [("user", "one")], "two"), 100)
+    last_turn(row, 100)
+    hours_fold()
+    for kind in ("conversations", "requests", "hours"):
+        pruned = prune(limits_now(), should_stop=lambda: True)
+        assert [name for name, count in asdict(pruned).items() if count] == [kind]
+    assert not Completion.objects.exists()
+    assert not UsageHour.objects.exists()
 
 
 def test_prune_is_recorded_if_anything_went(alice, history, keep) -> None:

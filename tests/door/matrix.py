@@ -257,8 +257,8 @@ LINES = [
     # ---- the admin ----
     *admin("", staff=200),
     *admin("login/", 302, staff=302, owner=403),
-    *admin("logout/", 405, staff=405),
-    *admin("password_change/", staff=200),
+    public("GET", "admin/logout/", 405),
+    public("GET", "admin/password_change/", 302),  # to that of the pages
     *admin("password_change/done/", staff=200),
     *admin("autocomplete/", 403),  # of nothing that is asked
     *admin("jsi18n/", staff=200),

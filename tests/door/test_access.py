@@ -107,6 +107,16 @@ async def test_models_are_listed_and_read(client):
     assert (answer.status, answer.error["code"]) == (404, "model_not_found")
 
 
+async def test_answers_of_the_api_stay_in_no_cache(client):
+    answers = [await client.post("/v1/chat/completions", body) for body in (CHAT, {})]
+    answers += [await client.get(path) for path in ("/v1/chat/completions", "/v1/models", "/v1/x")]
+    async with client.stream("/v1/chat/completions", CHAT) as call:
+        answers.append(await call.start())
+    assert [answer.status for answer in answers] == [200, 400, 200, 200, 404, 200]
+    for answer in answers:
+        assert answer.headers["cache-control"] == "no-store"
+
+
 async def test_probes_need_no_key_and_tell_the_truth(served, backends):
     nobody = Client()
     assert (await nobody.get("/health")).json() == {"status": "ok"}

@@ -393,7 +393,7 @@ async def test_an_unknown_route_is_a_json_404_and_a_wrong_method_a_json_405(clie
         ("/v1/chat/completion", "/v1/chat/completions"),
         ("/v1/embedding", "/v1/embeddings"),
         ("/api/v1/Models", "/v1/models"),
-        ("/metrics", None),
+        ("/statistics", None),
         ("/api/generate", None),
         ("/v1/responsive", None),
         ("/v1/", None),

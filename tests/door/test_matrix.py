@@ -217,7 +217,7 @@ async def test_everybody_gets_what_the_matrix_says(world) -> None:
                 told = answer.body[:120].decode()
                 wrong.append(f"{line.title} by {asker}: {answer.status}, not {expected}: {told}")
             elif answer.status == 302 and asker in NO_SESSION and line.method == "GET":
-                to_sign_in = ("/sign-in/", "/admin/")  # the admin sends on from there
+                to_sign_in = ("/sign-in/", "/admin/", "/password/")  # these send on from there
                 assert answer.headers["location"].startswith(to_sign_in), line.title
             elif answer.status >= 400 and line.route.startswith("v1/"):
                 assert set(answer.error) == {"message", "type", "param", "code"}, line.title

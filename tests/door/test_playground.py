@@ -88,6 +88,12 @@ def test_every_model_is_offered_with_what_it_answers_with(alice, monkeypatch) ->
     assert offered["random"]["defaults"]["max_tokens"] == 512
 
 
+def test_code_is_shown_with_the_operators_address(alice, settings) -> None:
+    assert config_of(alice.get("/playground/"))["base_url"] == "http://testserver/v1"
+    settings.LLMAPI = settings.LLMAPI.model_copy(update={"public_url": "https://llm.example.org"})
+    assert config_of(alice.get("/playground/"))["base_url"] == "https://llm.example.org/v1"
+
+
 async def test_a_conversation_comes_as_it_is_to_be_sent_again(client, user) -> None:
     from asgiref.sync import sync_to_async
 

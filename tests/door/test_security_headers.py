@@ -54,7 +54,7 @@ async def test_errors_of_djangos_side_have_them(served, user, headers, monkeypat
 async def test_so_has_the_refusal_of_a_server_that_is_too_busy(
     served, headers, monkeypatch
 ) -> None:
-    async def full(self: places.Places) -> None:
+    async def full(self: places.Places, lane: str) -> None:
         raise places.Full
 
     monkeypatch.setattr(places.Places, "take", full)

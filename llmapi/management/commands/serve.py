@@ -79,6 +79,7 @@ class Command(BaseCommand):
 
         # Imported late: daphne installs Twisted's reactor, which other commands do not want.
         from llmapi.server import DoorServer, bind
+        from llmapi.wire.bounds import Bounds
 
         try:
             listener = bind(options.host, options.port)
@@ -100,7 +101,9 @@ class Command(BaseCommand):
         limiter.open(self.shared_limits(options.redis_url))
         connections.close_all()
 
-        server = DoorServer(get_default_application(), listener, options.shutdown_timeout_s)
+        server = DoorServer(
+            get_default_application(), listener, Bounds.of(options), options.shutdown_timeout_s
+        )
         server.take_ctrl_c()  # before there is a process to end
         try:
             models.start(backends, self.report, options.model_aliases)
