@@ -180,7 +180,7 @@ class ServerUnderTest:
         return httpx.get(f"{self.url}/ready", timeout=10).status_code
 
     def metrics(self) -> str:
-        headers = {"Authorization": f"Bearer {METRICS_TOKEN}"}
+        headers = {"Authorization": f"Bearer {self.environment['LLMAPI_METRICS_TOKEN']}"}
         answer = httpx.get(f"{self.url}/metrics", headers=headers, timeout=10)
         assert answer.status_code == 200, answer.text
         return answer.text
