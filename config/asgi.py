@@ -9,20 +9,16 @@ from typing import Any
 import django
 from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
-from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
-from django.http import HttpRequest
-from django.http.response import HttpResponseBase
 
 django.setup(set_prefix=False)
 
-from accounts.middleware import ALWAYS, HEADER, policy  # noqa: E402
+from llmapi.asgi import StaticFiles, StrictHandler  # noqa: E402
 from llmapi.places import Seated  # noqa: E402
 from llmapi.routing import application as door_before  # noqa: E402
 
 
-class ClosingHandler(ASGIHandler):
+class ClosingHandler(StrictHandler):
     """Closes the database connections that a request opened, before its answer begins: a client
     that reads slowly holds none.
 
@@ -44,16 +40,6 @@ class ClosingHandler(ASGIHandler):
     async def close_connections(self) -> None:
         # thread-sensitive: on the very thread that the views ran on
         await sync_to_async(connections.close_all, thread_sensitive=True)()
-
-
-class StaticFiles(ASGIStaticFilesHandler):
-    """No middleware sees these; a page among them gets the policy of pages all the same."""
-
-    async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
-        response: HttpResponseBase = await super().get_response_async(request)
-        for name, value in ((HEADER, policy()), *ALWAYS.items()):
-            response.headers.setdefault(name, value)
-        return response
 
 
 views: Any = Seated(ClosingHandler(), settings.LLMAPI.max_views)

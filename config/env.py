@@ -175,6 +175,14 @@ class ServerSettings(BaseSettings):
         "it for staff to review, or `discard` it: not a word is ever written.",
     )
 
+    idempotency_hours: int = Field(
+        24,
+        ge=1,
+        le=720,
+        description="How long a request with an `Idempotency-Key` that was answered is answered "
+        "the same when it is sent again. So long its answer is kept for that.",
+    )
+
     # ---- the door -------------------------------------------------------------------------------
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(19327, ge=0, le=65535, description="Port; 0 takes a free one.")

@@ -66,7 +66,7 @@ def review_save(
                 "notes": judgement.notes,
             },
         )
-        review.labels.set([_label(name) for name in judgement.labels])
+        review.labels.set([_label(name) for name in sorted(judgement.labels)])
         is_current = conversation.updated_at == seen_at
         Conversation.objects.filter(pk=conversation_pk).update(
             reviewed_at=timezone.now() if is_current else None
@@ -94,7 +94,17 @@ def unreviewed_count(at_most: int) -> int:
     return Conversation.objects.filter(reviewed_at=None)[:at_most].count()
 
 
+def labels_drop(label_pks: Collection[int]) -> list[int]:
+    """Deletes those of these labels that no review has, and returns which. In a transaction."""
+    # Locked before they are looked at: nobody puts one on a review meanwhile.
+    locked = Label.objects.filter(pk__in=label_pks).order_by("pk").select_for_update()
+    unused = Label.objects.filter(pk__in=[label.pk for label in locked], reviews=None)
+    dropped = list(unused.values_list("pk", flat=True))
+    Label.objects.filter(pk__in=dropped).delete()
+    return dropped
+
+
 def _label(name: str) -> Label:
-    """However it is written: `Spam` is `spam`."""
-    known = Label.objects.filter(name__iexact=name).first()
+    """However it is written: `Spam` is `spam`. It stays until the transaction ends."""
+    known = Label.objects.select_for_update(no_key=True).filter(name__iexact=name).first()
     return known or Label.objects.get_or_create(name=name)[0]

@@ -12,11 +12,18 @@ from datetime import datetime
 
 from django.utils import timezone
 
-from conversations.models import Completion, CompletionContent, Conversation
+from conversations.idempotency import KeyTaken, KeyUse, key_take
+from conversations.models import (
+    Completion,
+    CompletionContent,
+    Conversation,
+    IdempotencyKey,
+    Message,
+)
 from conversations.storage import rows
 from conversations.storage.jsontext import JSONValue
 from conversations.storage.writing import write_transaction
-from conversations.tree.answers import Above, ChoiceEnd, answers_put, answers_replace
+from conversations.tree.answers import ChoiceEnd, answers_put, answers_replace
 from conversations.tree.locking import in_whole_trees
 from conversations.tree.paths import Leaf
 from conversations.tree.placing import place_input
@@ -26,6 +33,8 @@ from conversations.usage import folding
 __all__ = [
     "ChoiceEnd",
     "CompletionEnd",
+    "KeyTaken",
+    "KeyUse",
     "NewCompletion",
     "NewMessage",
     "Started",
@@ -66,6 +75,9 @@ class NewCompletion:
     keeps_text: bool = True
     """False: nothing of what is said is ever written, neither now nor at its end."""
 
+    idempotency: KeyUse | None = None
+    """The key by which its client may send it again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -92,6 +104,10 @@ class CompletionEnd:
     duration_ms: int | None
     error: str = ""
     cached_tokens: int = 0
+    answer: str = ""
+    """As JSON, to be sent again for its idempotency key; empty: it has none, or none is kept."""
+    ended_at: datetime | None = None
+    """None: now. By it, an end is known again that is there already."""
 
 
 def completion_start(new: NewCompletion) -> Started:
@@ -99,7 +115,7 @@ def completion_start(new: NewCompletion) -> Started:
 
     A chat's messages go into the tree of the conversation that they continue or begin.
     Raises ValueError for a chat without messages; ConversationChanged if the end of a conversation
-    that it continues by id is not there any more.
+    that it continues by id is not there any more; KeyTaken if its idempotency key is in use.
     """
     if new.kind == Completion.Kind.CHAT and not new.messages:
         raise ValueError("a chat completion needs at least one message")
@@ -141,6 +157,8 @@ def completion_start(new: NewCompletion) -> Started:
                 prompt=new.prompt if new.keeps_text else None,
             )
         )
+        if new.idempotency is not None:
+            key_take(new.user_id, new.idempotency, completion_pk, now)
     return Started(completion_pk, now, place.conversation_id if place else None)
 
 
@@ -173,8 +191,9 @@ def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
     """Gives a request its end. A chat's answers, in part too, become messages below its head.
 
     May be called again, and after a sweep has taken the process for dead: the later end is the true
-    one, it replaces texts and status and never adds a message for the same choice. Of a request
-    that was erased meanwhile no text is kept, and an answer that was deleted does not come back.
+    one, it replaces texts and status and never adds a message for the same choice; the same end
+    changes nothing. Of a request that was erased meanwhile no text is kept, and an answer that was
+    deleted does not come back.
     Raises Completion.DoesNotExist.
     """
     with write_transaction():
@@ -183,6 +202,8 @@ def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
             raise Completion.DoesNotExist
         if completion.is_running:
             _end(completion, end)
+            return
+        if _has(completion, end):
             return
     _end_again(completion, end)
 
@@ -244,6 +265,14 @@ def _lock(completion_pk: int) -> _Locked | None:
     return None if row is None else _Locked(completion_pk, *row)
 
 
+def _has(completion: _Locked, end: CompletionEnd) -> bool:
+    """Whether this very end is written already."""
+    same = Completion.objects.filter(
+        pk=completion.pk, status=end.status, finished_at=end.ended_at, finished_at__isnull=False
+    )
+    return same.exists()
+
+
 def _end_again(completion: _Locked, end: CompletionEnd) -> None:
     """A later end. Others may have gone on below the answer meanwhile: all of them hold still."""
 
@@ -265,6 +294,7 @@ def _end(completion: _Locked, end: CompletionEnd) -> None:
         # First, for it locks the conversation. What was reviewed has gone on: it is to be looked at
         # again.
         rows.update(Conversation, completion.conversation_pk, updated_at=now, reviewed_at=None)
+    is_deleted = _is_deleted(completion)
     was_answered = _put_answers(completion, end, now)
     rows.update(
         Completion,
@@ -277,13 +307,21 @@ def _end(completion: _Locked, end: CompletionEnd) -> None:
         first_token_ms=end.first_token_ms,
         duration_ms=end.duration_ms,
         error="" if completion.is_erased else end.error[:ERROR_LENGTH],
-        finished_at=now,
+        finished_at=end.ended_at or now,
         was_answered=was_answered,
     )
     if not completion.is_erased:
         is_in_tree = completion.conversation_pk is not None
         output = [] if is_in_tree else _output(end.choices)
         rows.update(CompletionContent, completion.pk, output=output)
+        if end.answer and not is_deleted:
+            IdempotencyKey.objects.filter(completion=completion.pk).update(answer=end.answer)
+
+
+def _is_deleted(completion: _Locked) -> bool:
+    """Whether its answer was taken out of the conversation again."""
+    answers = Message.objects.filter(completion=completion.pk)
+    return completion.was_answered and not completion.is_erased and not answers.exists()
 
 
 def _put_answers(completion: _Locked, end: CompletionEnd, now: datetime) -> bool:
@@ -291,10 +329,10 @@ def _put_answers(completion: _Locked, end: CompletionEnd, now: datetime) -> bool
     now or before."""
     if completion.conversation_pk is None:
         return completion.was_answered
-    if completion.head_pk is None:  # The first message of all, and deleted.
-        above = Above.nothing(completion.conversation_pk, completion.user_id)
+    if completion.head_pk is None:  # It was the first message of all, and is deleted.
+        above = Leaf.root(completion.conversation_pk, completion.user_id)
     else:
-        above = Above.read(completion.head_pk)
+        above = Leaf.at(completion.head_pk)
     is_whole = end.status == Completion.Status.COMPLETED
     if not completion.was_answered:
         return answers_put(completion.pk, above, end.choices, now, is_whole=is_whole)

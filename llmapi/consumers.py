@@ -12,30 +12,24 @@ from functools import partial
 from io import BytesIO
 from typing import Any, ClassVar
 
+import orjson
 from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.core.handlers.asgi import ASGIRequest
 
 from accounts import logs
 from accounts.errors import InvalidApiKey, LimitReached
 from accounts.limits.holders import holders_of
 from accounts.limits.limiter import limiter
 from accounts.models import ApiKey
+from conversations.idempotency import Answered
 from llmapi import metrics, payloads, sse
+from llmapi.asgi import StrictRequest
 from llmapi.bodies import RequestSerializer
-from llmapi.completions import (
-    Asker,
-    Outcome,
-    accept,
-    admit,
-    run_completion,
-    run_embedding,
-    status_after,
-)
-from llmapi.ended import Ended
+from llmapi.completions import Asker, accept, admit, run_completion, run_embedding
+from llmapi.endings import status_after
 from llmapi.engine.messages import Answer, Finish
 from llmapi.errors import (
     ApiError,
@@ -46,9 +40,13 @@ from llmapi.errors import (
     as_api_error,
     envelope,
 )
+from llmapi.finished import Finished
+from llmapi.idempotency import REPLAYED, key_sent, use_of
 from llmapi.lanes import known_keys, lane_of_user
+from llmapi.outcomes import Outcome
 from llmapi.parsers import parse_json
 from llmapi.pending import Ticket, pending
+from llmapi.replayer import replayer
 from llmapi.request_ids import ids_of_client, new_request_id
 from llmapi.running import running
 from llmapi.serializers import (
@@ -96,6 +94,12 @@ class DoorConsumer(AsyncHttpConsumer):
         self.task: asyncio.Task[None] | None = None
         self.asker: Asker | None = None
         self.outcome: Outcome | None = None
+        self.conversation_id: str | None = None
+        self.answered: Answered | None = None
+        """If the request was answered before, and that answer is sent again."""
+        self.retold = b""
+        """That answer, as it is sent."""
+
         self.limit_headers: dict[str, str] = {}
         self.status: int | None = None
         """Of the answer, once its headers were sent."""
@@ -139,12 +143,18 @@ class DoorConsumer(AsyncHttpConsumer):
         ticket = None
         try:
             running.check_open()
+            replayer.check_done()
             own = settings.LLMAPI
             lane = known_keys.lane(self.authorization)
             ticket = pending.enter(lane, own.max_pending, own.max_pending_per_user)
-            self.outcome = await admit(partial(self.accept, ticket), lane)
+            accepted = await admit(partial(self.accept, ticket), lane)
             self.scope.get("forget_body", nothing)()
-            await self.answer(self.outcome)
+            if isinstance(accepted, Answered):
+                self.answered, self.conversation_id = accepted, accepted.conversation_id
+                await self.answer_again()
+            else:
+                self.outcome, self.conversation_id = accepted, accepted.conversation_id
+                await self.answer(accepted)
         except asyncio.CancelledError:
             if running.expired:  # it was the server that left, so the client still listens
                 await self.send_error(ServerUnavailable("The server was shut down."))
@@ -155,28 +165,37 @@ class DoorConsumer(AsyncHttpConsumer):
             if ticket is not None:
                 ticket.leave(was_accepted=self.outcome is not None)
 
-    def accept(self, ticket: Ticket) -> Outcome:
+    def accept(self, ticket: Ticket) -> Outcome | Answered:
         """All that is done before anything is generated, in one go on a thread: who asks, for what,
-        and that it is written down."""
+        and that it is written down, or what was answered to it before."""
         self.check_still_there()  # it may have waited long for the thread
         self.asker = self.identify()
         try:
             ticket.move(lane_of_user(self.asker.user_id))
+            key = key_sent(self.scope["headers"], is_anonymous=self.asker.is_anonymous)
             self.asked = self.validate(self.take_body())
             self.request = self.asked.to_request()
             self.check_still_there()
             asked = self.asked
-            outcome = accept(
-                self.asker, self.request, asked.kept_parameters, asked.streamed, asked.keeping
+            accepted = accept(
+                self.asker,
+                self.request,
+                asked.kept_parameters,
+                asked.streamed,
+                asked.keeping,
+                use_of(key, self.view.scope, asked.initial_data) if key else None,
             )
         except LimitReached:
             raise  # it has the headers itself
         except Exception:
             self.limit_headers = limiter.headers(self.asker.holders)
             raise
-        if outcome.reservation is not None:
-            self.limit_headers = outcome.reservation.headers
-        return outcome
+        if isinstance(accepted, Answered):
+            self.limit_headers = limiter.headers(self.asker.holders)
+            self.retold = self.retell(accepted.answer.encode())
+        elif accepted.reservation is not None:
+            self.limit_headers = accepted.reservation.headers
+        return accepted
 
     def take_body(self) -> bytes:
         """What came; it is kept here no longer."""
@@ -189,7 +208,7 @@ class DoorConsumer(AsyncHttpConsumer):
 
     def identify(self) -> Asker:
         """Who asks: DRF's authentication, permissions and throttles of the route's view class."""
-        request = ASGIRequest(self.scope, BytesIO())
+        request = StrictRequest(self.scope, BytesIO())
         request.get_host()  # raises DisallowedHost
         if settings.SECURE_SSL_REDIRECT and not request.is_secure():
             raise InvalidRequest("Use https: a key that is sent over plain http can be read.")
@@ -222,14 +241,24 @@ class DoorConsumer(AsyncHttpConsumer):
     def validate(self, body: bytes) -> RequestSerializer:
         headers = dict(self.scope["headers"])
         content_type = headers.get(b"content-type", b"").decode("latin-1")
-        return self.view.serializer_class.read(parse_json(body, content_type))
+        encoding = headers.get(b"content-encoding", b"").decode("latin-1")
+        return self.view.serializer_class.read(parse_json(body, content_type, encoding))
 
     async def answer(self, outcome: Outcome) -> None:
         raise NotImplementedError
 
+    def retell(self, answer: bytes) -> bytes:
+        """The JSON of an answer that was kept, as this request wants it. On a thread, for it may be
+        megabytes."""
+        return answer
+
+    async def answer_again(self) -> None:
+        """As it was answered before: nothing is generated, and no limit counts it."""
+        await self.send_whole(self.retold)
+
     def log(self, task: "asyncio.Task[None]") -> None:
         """One line for each request, when it is over, and what is counted of it."""
-        ended = Ended(
+        finished = Finished(
             self.request_id,
             self.route,
             self.status,
@@ -238,10 +267,11 @@ class DoorConsumer(AsyncHttpConsumer):
             self.asked_at,
             self.asker,
             self.outcome,
+            self.answered,
             ids_of_client(self.header),
         )
-        ended.log()
-        ended.count()
+        finished.log()
+        finished.count()
 
     @property
     def route(self) -> str:
@@ -255,7 +285,10 @@ class DoorConsumer(AsyncHttpConsumer):
         return next(values, b"").decode("latin-1")
 
     def ending(self, task: "asyncio.Task[None]") -> str:
-        """How the request ended: as its row says, or `refused` if it was not accepted."""
+        """How the request ended: as its row says; `replayed` if an earlier answer was sent again;
+        `refused` if it was not accepted."""
+        if self.answered is not None:
+            return "replayed"
         if self.outcome is not None:
             return self.outcome.status
         return status_after(asyncio.CancelledError()) if task.cancelled() else "refused"
@@ -264,9 +297,10 @@ class DoorConsumer(AsyncHttpConsumer):
 
     def headers(self, content_type: bytes) -> list[tuple[bytes, bytes]]:
         processing_ms = round((time.monotonic() - self.began) * 1000)
-        conversation_id = self.outcome and self.outcome.conversation_id
+        named = self.conversation_id
         return [
-            *([(b"x-conversation-id", conversation_id.encode())] if conversation_id else []),
+            *([(b"x-conversation-id", named.encode())] if named else []),
+            *([REPLAYED] if self.answered else []),
             (b"content-type", content_type),
             (b"x-request-id", self.request_id.encode()),
             (b"openai-processing-ms", str(processing_ms).encode()),
@@ -276,7 +310,10 @@ class DoorConsumer(AsyncHttpConsumer):
         ]
 
     async def send_json(self, value: Any, status: int = 200, extra: Any = ()) -> None:
-        body = sse.encode_json(value) + b"\n"  # so that a shell prompt starts on a line of its own
+        await self.send_whole(sse.encode_json(value), status, extra)
+
+    async def send_whole(self, body: bytes, status: int = 200, extra: Any = ()) -> None:
+        body += b"\n"  # so that a shell prompt starts on a line of its own
         self.status = status
         length = (b"content-length", str(len(body)).encode())
         await self.send_response(
@@ -306,8 +343,20 @@ class GenerationConsumer(DoorConsumer):
         if self.asked.streamed:
             await self.stream(shape, self.asked.include_usage)
         else:
-            await run_completion(outcome, outcome.collect)
+            await run_completion(outcome, outcome.collect, shape.whole)
             await self.send_json(shape.whole())
+
+    def retell(self, answer: bytes) -> bytes:
+        if not self.asked.streamed:
+            return answer
+        chunks = self.shape.retold(orjson.loads(answer), include_usage=self.asked.include_usage)
+        return b"".join(map(sse.event, chunks)) + sse.DONE
+
+    async def answer_again(self) -> None:
+        if self.asked.streamed:
+            await self.send_events(self.retold, more_body=False)
+        else:
+            await self.send_whole(self.retold)
 
     async def stream(self, shape: Shape, include_usage: bool) -> None:
         """Headers go with the first event, so that an early error keeps its status; or, while the
@@ -328,9 +377,10 @@ class GenerationConsumer(DoorConsumer):
                     ready += [sse.event(chunk | usage) for chunk in shape.delta_chunks(event)]
             if ready:
                 await self.send_events(b"".join(ready))
+            await shape.outcome.collect_for_key(events)
 
         try:
-            await run_completion(shape.outcome, on_events)
+            await run_completion(shape.outcome, on_events, shape.whole)
         finally:
             keep_alive.cancel()
         last = [sse.event(chunk) for chunk in finishes]
@@ -371,7 +421,16 @@ class EmbeddingConsumer(DoorConsumer):
     asked: EmbeddingSerializer
 
     async def answer(self, outcome: Outcome) -> None:
-        vectors = await run_embedding(outcome)
+        vectors = await run_embedding(outcome, partial(self.embeddings, outcome, as_base64=True))
+        await self.send_json(self.embeddings(outcome, vectors, as_base64=self.asked.as_base64))
+
+    def retell(self, answer: bytes) -> bytes:
+        # It is kept in base64, which takes a quarter of the room.
+        if self.asked.as_base64:
+            return answer
+        return sse.encode_json(payloads.embeddings_as_numbers(orjson.loads(answer)))
+
+    def embeddings(self, outcome: Outcome, vectors: list[bytes], *, as_base64: bool) -> Any:
         if self.request.dimensions is not None:
             vectors = [payloads.shortened(vector, self.request.dimensions) for vector in vectors]
-        await self.send_json(payloads.embedding_list(outcome, vectors, self.asked.as_base64))
+        return payloads.embedding_list(outcome, vectors, as_base64)

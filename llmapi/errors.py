@@ -68,8 +68,8 @@ class RequestTimeout(ApiError):
     """Of a request that came too slowly."""
 
     status_code = 408
-    retry_after_s = 1
     code = "request_timeout"
+    retry_after_s = 1
 
 
 class AddressTooLong(ApiError):
@@ -293,7 +293,12 @@ def exception_handler(exception: Exception, context: Mapping[str, Any]) -> Respo
     metrics.failed_in("views", exception)
     error = as_api_error(exception)
     metrics.error_sent(error.status_code, error.code, error.error_type)
-    return Response(envelope(error), status=error.status_code, headers=error.headers)
+    return Response(
+        envelope(error),
+        status=error.status_code,
+        headers=error.headers,
+        content_type="application/json",  # also where the answer would be of another type
+    )
 
 
 def json_error(exception: BaseException) -> JsonResponse:

@@ -1,10 +1,11 @@
-"""The two thread pools of the web process: nothing that blocks runs on the event loop.
+"""The thread pools of the web process: nothing that blocks runs on the event loop.
 
 A request takes two turns on a thread, for each turn costs both sides a wake-up: `admission` does
 all that comes before it is accepted, `database` writes its end. What takes long there, such as a
-body of megabytes, delays other admissions, and never an end or a flush.
+body of megabytes, delays other admissions, and never an end or a flush. `disk` writes the journal,
+while all threads of `database` may be waiting for a database that is away.
 
-Both keep few threads for as long as the process lives, so that each keeps its connection. Channels
+They keep few threads for as long as the process lives, so that each keeps its connection. Channels
 enters no ThreadSensitiveContext, so Django's own `sync_to_async` would put the database work of all
 consumers on one thread.
 """
@@ -85,3 +86,4 @@ class Executor:
 
 admission = Executor("admission", threads=4)
 database = Executor("database", threads=4)
+disk = Executor("disk", threads=1)

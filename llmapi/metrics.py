@@ -36,8 +36,8 @@ DATABASE_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 
 requests = Counter(
     "llmapi_requests",
     "Requests that have ended. outcome: completed, cancelled (the client left), interrupted (the "
-    "end of the server or the engine), failed, refused (not accepted). status: 2xx and so on; none "
-    "if the client left before there was one.",
+    "end of the server or the engine), failed, refused (not accepted), replayed (an earlier answer "
+    "was sent again). status: 2xx and so on; none if the client left before there was one.",
     ["method", "route", "status", "outcome"],
     registry=registry,
 )

@@ -11,12 +11,12 @@ from io import BytesIO
 from typing import Any
 
 from django.conf import settings
-from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils import translation
 
 from accounts.middleware import ALWAYS, ContentSecurityPolicyMiddleware, is_api
 from llmapi import metrics
+from llmapi.asgi import StrictRequest
 from llmapi.errors import overloaded
 from llmapi.middleware import RequestIdMiddleware
 from llmapi.turns import Turns
@@ -123,7 +123,7 @@ class Place:
 
 async def refuse(scope: Any, send: Any) -> None:
     """503 with what Django's middleware puts on every answer. No thread is asked for it."""
-    request = ASGIRequest({**scope, "query_string": b""}, BytesIO())
+    request = StrictRequest({**scope, "query_string": b""}, BytesIO())
     answer: Callable[[HttpRequest], Any] = RequestIdMiddleware(
         ContentSecurityPolicyMiddleware(in_its_language)
     )

@@ -21,6 +21,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from accounts.limits.limiter import limiter
+from conversations.processes.journal import journal, set_aside_bytes
 from conversations.processes.registration import ProcessRegistration
 from llmapi.engine.messages import BATCH_SIZES, Figures
 from llmapi.metrics import cumulated, registry
@@ -101,8 +102,6 @@ class Watched:
     """What `serve` makes, and tests mostly do without."""
 
     registration: ProcessRegistration | None = None
-    journal_length: Callable[[], int] | None = None
-    """Ends of requests that wait in the journal for the database."""
 
 
 watched = Watched()
@@ -141,7 +140,12 @@ class ServerReadings(Collector):
         yield GaugeMetricFamily(
             "llmapi_journal_entries",
             "Ends of requests that wait on this machine's disk for the database to answer again.",
-            0 if watched.journal_length is None else watched.journal_length(),
+            journal.length,
+        )
+        yield GaugeMetricFamily(
+            "llmapi_journal_set_aside_bytes",
+            "Lines of journals that the database will never take, for an operator to look at.",
+            set_aside_bytes(),
         )
 
 

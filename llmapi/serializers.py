@@ -37,7 +37,7 @@ class MessageSerializer(StrictSerializer):
     roles = ("system", "developer", "user", "assistant")
     unsupported_roles = ("tool", "function")
 
-    role = StrictString(required=True)
+    role = StrictString(required=True, choices=roles)
     content = ContentField(help_text="Text, or an array of text parts.")
     message = ContentField(
         help_text="The seed's name of `content`; its shape of answer goes with it."
@@ -53,12 +53,6 @@ class MessageSerializer(StrictSerializer):
                 code="unsupported_parameter",
             )
         return super().to_internal_value(data)
-
-    def validate_role(self, role: str) -> str:
-        if role not in self.roles:
-            known = ", ".join(f"'{known}'" for known in self.roles)
-            raise serializers.ValidationError(f"Must be one of: {known}.")
-        return role
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         given = [key for key in ("content", "message") if attrs.get(key) is not None]
@@ -94,8 +88,12 @@ class ChatCompletionSerializer(GenerationSerializer):
     messages = MessageSerializer(  # type: ignore[call-arg]  # goes to DRF's ListSerializer
         many=True,
         required=True,
+        allow_empty=False,
         max_length=4096,
-        error_messages={"max_length": "May hold {max_length} messages at most."},
+        error_messages={
+            "empty": "Must hold at least one message.",
+            "max_length": "May hold {max_length} messages at most.",
+        },
     )
     max_completion_tokens = StrictInteger(
         minimum=1, maximum=2**31 - 1, help_text="The newer name of max_tokens."
@@ -115,11 +113,6 @@ class ChatCompletionSerializer(GenerationSerializer):
     conversation = ConversationField(
         help_text="Go on with this conversation: what was said in it goes before `messages`."
     )
-
-    def validate_messages(self, messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if not messages:
-            raise serializers.ValidationError("Must hold at least one message.")
-        return messages
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
         if attrs.get("max_tokens") is not None and attrs.get("max_completion_tokens") is not None:

@@ -1,13 +1,15 @@
 """How an answer is told: as one JSON object, or chunk by chunk while it comes."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from typing import ClassVar
 
 from llmapi import payloads
 from llmapi.backends.base import ChatRequest, CompletionRequest
-from llmapi.completions import Outcome
 from llmapi.engine.messages import Finish, PromptLogprobs, TextDelta
 from llmapi.logprobs import JSON, TextLogprobs
+from llmapi.outcomes import Outcome
+from llmapi.payloads import choice_of_chunk
 
 
 class Shape(ABC):
@@ -33,6 +35,25 @@ class Shape(ABC):
 
     def usage_chunk(self) -> JSON:
         return payloads.usage_chunk(self.outcome, self.chunk_kind)
+
+    @classmethod
+    def retold(cls, answer: JSON, *, include_usage: bool) -> list[JSON]:
+        """An answer that was kept, as the chunks of a stream."""
+        head = {name: answer[name] for name in ("id", "object", "created", "model")}
+        head["object"] = cls.chunk_kind
+        usage = {"usage": None} if include_usage else {}
+        chunks = [
+            {**head, "choices": [choice], **more, **usage}
+            for choice, more in cls.retold_choices(answer)
+        ]
+        if include_usage:
+            chunks.append({**head, "choices": [], "usage": answer["usage"]})
+        return chunks
+
+    @classmethod
+    @abstractmethod
+    def retold_choices(cls, answer: JSON) -> Iterator[tuple[JSON, JSON]]:
+        """(what a chunk says of a choice, what else it says)"""
 
 
 class ChatShape(Shape):
@@ -66,6 +87,20 @@ class ChatShape(Shape):
         delta = {} if event.index in self.begun else {"role": "assistant", "content": ""}
         chunk = payloads.chat_chunk(self.outcome, event.index, delta, event.reason)
         return chunk | payloads.conversation_named(self.outcome)
+
+    @classmethod
+    def retold_choices(cls, answer: JSON) -> Iterator[tuple[JSON, JSON]]:
+        # The seed's shape lists what was asked before it, which a stream does not.
+        choices = [choice for choice in answer["choices"] if "finish_reason" in choice]
+        for index, choice in enumerate(choices):
+            said, logprobs = choice["message"]["content"], choice["logprobs"]
+            opening = {"role": "assistant", "content": ""}
+            yield choice_of_chunk(index, opening), {}
+            if said or logprobs:
+                yield choice_of_chunk(index, {"content": said}, logprobs=logprobs), {}
+        named = {name: answer[name] for name in ("conversation",) if name in answer}
+        for index, choice in enumerate(choices):
+            yield choice_of_chunk(index, {}, choice["finish_reason"]), named
 
 
 class CompletionShape(Shape):
@@ -102,3 +137,10 @@ class CompletionShape(Shape):
     def finish_chunk(self, event: Finish) -> JSON:
         text = self.opening(event.index)
         return payloads.text_chunk(self.outcome, event.index, text, event.reason)
+
+    @classmethod
+    def retold_choices(cls, answer: JSON) -> Iterator[tuple[JSON, JSON]]:
+        for choice in answer["choices"]:
+            yield {**choice, "finish_reason": None}, {}
+        for choice in answer["choices"]:
+            yield {**choice, "text": "", "logprobs": None}, {}

@@ -67,6 +67,7 @@ def validated(serializer: type[StrictSerializer], request: Request) -> dict[str,
     """What the body of a plain view's request says. Raises ValidationError and what `parse_json`
     does."""
     # Not `request.data`, which takes a body without Content-Length for an empty one.
-    asked = serializer(data=parse_json(request.body, request.content_type))
+    encoding = request.headers.get("Content-Encoding", "")
+    asked = serializer(data=parse_json(request.body, request.content_type, encoding))
     asked.is_valid(raise_exception=True)
     return asked.validated_data

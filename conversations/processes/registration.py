@@ -11,6 +11,7 @@ from django.conf import settings
 from django.db import close_old_connections, connection
 
 from conversations.processes import presence
+from conversations.processes.journal import folder, journal, journals_replay
 from conversations.processes.lockfile import LockFile, this_host
 from conversations.processes.sweeping import processes_sweep
 from conversations.processes.upkeep import Upkeep
@@ -41,18 +42,21 @@ class ProcessRegistration:
         self._sweep_from = time.monotonic()
 
     def start(self) -> None:
-        """Takes the lock, then makes the row (nobody may find its lock free), then sweeps what dead
-        processes left. Raises OSError or a database error, and then holds nothing."""
+        """Takes the lock, then makes the row (nobody may find its lock free), then replays and
+        sweeps what dead processes left. Raises OSError or a database error, and then holds
+        nothing."""
         lock = LockFile(Path(settings.VAR_DIR) / "run" / f"{self._uuid}.lock")
         try:
             self.process_id = presence.process_register(
                 uuid=self._uuid, host=this_host(), pid=os.getpid(), lock_path=str(lock.path)
             )
+            journals_replay(folder())
             processes_sweep()
         except BaseException:
             lock.release()
             raise
         self._lock = lock
+        journal.open(self._uuid)
         self._thread.start()
         self._upkeep.start()
 
@@ -65,9 +69,11 @@ class ProcessRegistration:
         self._stopping.set()
         self._thread.join()
         try:
+            journal.replay()
             presence.process_stop(self.process_id)
         except Exception:
             logger.exception("this server process could not be marked as stopped")
+        journal.close()
         self._lock.release()
         self._lock = None
 
@@ -88,6 +94,7 @@ class ProcessRegistration:
                 # All heartbeats stood still while the database was away. Those of other hosts get
                 # the time to beat again before they are taken for dead.
                 self._sweep_from = time.monotonic() + presence.HEARTBEAT_DEAD_AFTER_S
+            journals_replay(folder())
             if time.monotonic() >= self._sweep_from:
                 processes_sweep()
         except Exception:

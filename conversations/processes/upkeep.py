@@ -7,7 +7,9 @@ import time
 
 from django.db import close_old_connections, connection
 
+from conversations.idempotency import keys_prune
 from conversations.retention.pruning import limits_now, prune
+from conversations.retention.traces import log_empty
 from conversations.usage.folding import hours_fold
 
 logger = logging.getLogger(__name__)
@@ -53,10 +55,12 @@ class Upkeep:
         try:
             close_old_connections()
             hours_fold(should_stop=self._stopping.is_set)
+            keys_prune(should_stop=self._stopping.is_set)
             if time.monotonic() >= self._prune_from:
-                self._prune_from = time.monotonic() + PRUNE_EVERY_S
                 pruned = prune(limits_now(), should_stop=self._stopping.is_set)
+                self._prune_from = time.monotonic() + PRUNE_EVERY_S
                 if pruned:
+                    log_empty()
                     logger.info("pruned what is too old: %s", pruned)
                 if connection.vendor == "sqlite":
                     analyse()

@@ -10,15 +10,23 @@ from collections.abc import Iterable
 
 from django.contrib.admin.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
-from django.db import connection, models
+from django.db import models
 from django.utils import timezone
 
 from conversations.errors import ConversationBusy
-from conversations.models import Completion, CompletionContent, Conversation, Message
+from conversations.models import (
+    Completion,
+    CompletionContent,
+    Conversation,
+    IdempotencyKey,
+    Label,
+    Message,
+)
+from conversations.reviews import labels_drop
 from conversations.storage.portions import in_portions, keys_in_portions
 from conversations.storage.writing import write_transaction
 from conversations.tree.locking import in_whole_trees, lock_conversation
-from conversations.tree.said import NewMessage, title_of
+from conversations.tree.titles import title_of_message, title_renew
 
 Status = Completion.Status
 # A transaction that erases holds SQLite's one write lock: tens of milliseconds for so many.
@@ -84,12 +92,11 @@ def trees_erase(trees: models.QuerySet[Conversation], *, running_too: bool = Fal
             raise ConversationBusy
         _forget(list(statuses))
         pks = list(conversations)
-        _unname(Conversation, pks)
         # Before the conversation, without which Django would read them all to find out what hangs
         # on them: nothing does any more.
         messages = Message.objects.filter(conversation__in=pks)
         messages._raw_delete(messages.db)
-        Conversation.objects.filter(pk__in=pks).delete()
+        _delete_empty(pks)
         return len(pks)
 
     return in_whole_trees(trees, erase)
@@ -106,22 +113,6 @@ def completions_erase(completions: models.QuerySet[Completion]) -> int:
         )
         _forget(pks)
     return len(pks)
-
-
-def file_rewrite() -> bool:
-    """Writes SQLite's file anew and empties its write-ahead log: no trace of an erased text stays,
-    nor of drafts that were overwritten long ago. Nobody can write meanwhile. False: a reader kept
-    the log from being emptied. On PostgreSQL this is the operator's affair (docs/data.md).
-
-    Not in a transaction.
-    """
-    if connection.vendor != "sqlite":
-        return True
-    with connection.cursor() as cursor:
-        cursor.execute("VACUUM")
-        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        is_busy, _, _ = cursor.fetchone()
-    return not is_busy
 
 
 # ---- trees ---------------------------------------------------------------------------------------
@@ -151,30 +142,24 @@ def _prune_branch(conversation_pk: int, erased: Completion) -> None:
                 children[pk] -= 1
     # Its answers that a later turn repeats were generated here all the same, but by nobody.
     messages.filter(completion=erased.pk).update(completion=None)
-    if not parents:
-        _unname(Conversation, [conversation_pk])
-    titles = set()
+    titles: set[str] = set()
     for pks in in_portions(gone):
         leaves = Message.objects.filter(pk__in=pks)
-        titles |= {_title_of(message) for message in leaves.filter(role="user")}
+        titles |= {title_of_message(message) for message in leaves}
         leaves._raw_delete(leaves.db)
     if not parents:
-        Conversation.objects.filter(pk=conversation_pk).delete()
+        _delete_empty([conversation_pk])
     else:
-        _retitle(conversation_pk, titles - {""})
+        title_renew(conversation_pk, titles)
 
 
-def _retitle(conversation_pk: int, gone: set[str]) -> None:
-    """A title that repeats the words of a message that is gone becomes that of the first one left.
-    One that its owner gave stays."""
-    messages = Message.objects.filter(conversation=conversation_pk, choice_index=None)
-    first = messages.filter(role="user").order_by("depth", "pk").first()
-    kept = Conversation.objects.filter(pk=conversation_pk, title__in=gone)
-    kept.update(title=_title_of(first) if first else "")
-
-
-def _title_of(message: Message) -> str:
-    return title_of([NewMessage(message.role, message.content)])
+def _delete_empty(conversation_pks: list[int]) -> None:
+    """Conversations without messages go, with what staff said of them."""
+    labels = list(Label.objects.filter(reviews__in=conversation_pks).values_list("pk", flat=True))
+    _unname(Conversation, conversation_pks)
+    Conversation.objects.filter(pk__in=conversation_pks).delete()
+    # A word that was found for these alone may say whom or what they were about.
+    _unname(Label, labels_drop(labels))
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -184,6 +169,8 @@ def _forget(completion_pks: list[int]) -> None:
     """Takes from these requests, which are locked, all that was said and points to it."""
     for pks in in_portions(completion_pks):
         CompletionContent.objects.filter(pk__in=pks).delete()
+        # The key stands for the request still: what was deleted is not to be said anew by itself.
+        IdempotencyKey.objects.filter(completion__in=pks).update(answer="")
         Completion.objects.filter(pk__in=pks).update(
             conversation=None,
             head=None,
@@ -194,8 +181,8 @@ def _forget(completion_pks: list[int]) -> None:
 
 
 def _unname(model: type[models.Model], pks: Iterable[int]) -> None:
-    """The admin's log keeps what it calls its objects: of conversations, in older databases, the
-    title."""
+    """The admin's log keeps what it calls its objects: a label its name; a conversation, in older
+    databases, its title."""
     kind = ContentType.objects.get_for_model(model)
     names = LogEntry.objects.filter(content_type=kind, object_id__in=[str(pk) for pk in pks])
     names.update(object_repr="(erased)")

@@ -7,6 +7,7 @@ from datetime import datetime
 from conversations.models import Message
 from conversations.storage import rows
 from conversations.tree import chain
+from conversations.tree.paths import Leaf
 from conversations.tree.renewal import hashes_renew
 
 
@@ -19,40 +20,9 @@ class ChoiceEnd:
     finish_reason: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Above:
-    """What an answer hangs below: the last input message of its request, or nothing (pk: None,
-    depth: -1), where that was the first message of all and is deleted."""
-
-    conversation_pk: int
-    pk: int | None
-    depth: int
-    chain_hash: str
-
-    @classmethod
-    def read(cls, head_pk: int) -> "Above":
-        row = rows.read(Message, head_pk, "conversation", "depth", "chain_hash")
-        if row is None:
-            raise ValueError("a completion names a head that is not there")
-        conversation_pk, depth, chain_hash = row
-        return cls(conversation_pk, head_pk, depth, chain_hash)
-
-    @classmethod
-    def nothing(cls, conversation_pk: int, user_id: int) -> "Above":
-        return cls(conversation_pk, None, -1, chain.root(user_id))
-
-    def said(self, choice: ChoiceEnd) -> dict[str, str]:
-        """What of an answer depends on its text."""
-        return {
-            "content": choice.text,
-            "finish_reason": choice.finish_reason or "",
-            "chain_hash": chain.link(self.chain_hash, "assistant", "", choice.text),
-        }
-
-
 def answers_put(
     completion_pk: int,
-    above: Above,
+    above: Leaf,
     choices: Sequence[ChoiceEnd],
     now: datetime,
     *,
@@ -60,7 +30,7 @@ def answers_put(
 ) -> bool:
     """One message per choice; whether there is any. An empty text is an answer only if it
     `is_whole`. The completion and its conversation are locked."""
-    said = [choice for choice in choices if choice.text or is_whole]
+    created = [choice for choice in choices if choice.text or is_whole]
     rows.insert_all(
         [
             Message(
@@ -71,17 +41,17 @@ def answers_put(
                 completion_id=completion_pk,
                 choice_index=choice.index,
                 created_at=now,
-                **above.said(choice),
+                **_said(above, choice),
             )
-            for choice in said
+            for choice in created
         ]
     )
-    return bool(said)
+    return bool(created)
 
 
 def answers_replace(
     completion_pk: int,
-    above: Above,
+    above: Leaf,
     choices: Sequence[ChoiceEnd],
     now: datetime,
     *,
@@ -99,10 +69,19 @@ def answers_replace(
     for choice in choices:
         if choice.index in stored:
             pk, old_hash = stored[choice.index]
-            said = above.said(choice)
+            said = _said(above, choice)
             rows.update(Message, pk, **said)
             if said["chain_hash"] != old_hash:
                 renewed.append(pk)
     hashes_renew(above.conversation_pk, renewed)
     others = [choice for choice in choices if choice.index not in stored]
     answers_put(completion_pk, above, others, now, is_whole=is_whole)
+
+
+def _said(above: Leaf, choice: ChoiceEnd) -> dict[str, str]:
+    """What of an answer depends on its text."""
+    return {
+        "content": choice.text,
+        "finish_reason": choice.finish_reason or "",
+        "chain_hash": chain.link(above.chain_hash, "assistant", "", choice.text),
+    }

@@ -7,7 +7,7 @@ from typing import TypeVar
 from django.utils import timezone
 
 from conversations.errors import ConversationBusy, NotFound
-from conversations.models import Completion, Conversation, Message
+from conversations.models import Completion, Conversation, IdempotencyKey, Message
 from conversations.storage import rows
 from conversations.storage.writing import write_transaction
 from conversations.tree import chain, paths
@@ -17,6 +17,7 @@ from conversations.tree.paths import Leaf
 from conversations.tree.placing import new_inputs
 from conversations.tree.renewal import gap_close
 from conversations.tree.said import NewMessage, title_of
+from conversations.tree.titles import title_of_message, title_renew
 
 Result = TypeVar("Result")
 
@@ -118,9 +119,7 @@ def _delete(conversation: Conversation, message_id: str) -> None:
     if message is None:
         raise NotFound("item", message_id, param="item_id")
     gap_close(message, chain.root(conversation.user_id))
-    title = conversation.title
-    if title == title_of([NewMessage(message.role, message.content)]):
-        left = paths.messages_in_order(paths.path_of(pk))
-        said = [NewMessage(m.role, m.content) for m in left]
-        title = title_of(said) if said else ""
-    rows.update(Conversation, pk, title=title, updated_at=timezone.now(), reviewed_at=None)
+    # An answer that is kept to be sent again may be this one, or repeat this question.
+    IdempotencyKey.objects.filter(completion__conversation=pk).update(answer="")
+    title_renew(pk, [title_of_message(message)])
+    rows.update(Conversation, pk, updated_at=timezone.now(), reviewed_at=None)

@@ -13,15 +13,17 @@ from dataclasses import dataclass, field
 
 from conversations.errors import ConversationChanged
 from conversations.models import Completion, Message
+from conversations.storage import rows
 from conversations.storage.portions import in_portions
 from conversations.tree import chain
 
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """The end of a path, below which its continuation hangs.
+    """A message below which something is to hang: the end of a path, or the last input of a
+    request.
 
-    pk: None if the conversation is empty; its depth is -1 then, and its hash the user's root.
+    pk: None if nothing is above; the depth is -1 then, and the hash the user's root.
     """
 
     conversation_pk: int
@@ -30,12 +32,22 @@ class Leaf:
     chain_hash: str
 
     @classmethod
+    def at(cls, message_pk: int) -> "Leaf":
+        """This message, as it is stored now. Raises Message.DoesNotExist."""
+        row = rows.read(Message, message_pk, "conversation", "depth", "chain_hash")
+        if row is None:
+            raise Message.DoesNotExist
+        conversation_pk, depth, chain_hash = row
+        return cls(conversation_pk, message_pk, depth, chain_hash)
+
+    @classmethod
+    def root(cls, conversation_pk: int, user_id: int) -> "Leaf":
+        return cls(conversation_pk, None, -1, chain.root(user_id))
+
+    @classmethod
     def of(cls, conversation_pk: int, user_id: int, path: Sequence[int]) -> "Leaf":
-        """The end of this path, as it is stored now. Raises Message.DoesNotExist."""
-        if not path:
-            return cls(conversation_pk, None, -1, chain.root(user_id))
-        end = Message.objects.values_list("depth", "chain_hash").get(pk=path[-1])
-        return cls(conversation_pk, path[-1], *end)
+        """The end of this path. Raises Message.DoesNotExist."""
+        return cls.at(path[-1]) if path else cls.root(conversation_pk, user_id)
 
 
 def history_of(conversation_pk: int, user_id: int) -> tuple[Leaf, list[Message]]:

@@ -11,6 +11,7 @@ from rest_framework.views import APIView
 from accounts.errors import PermissionRefused
 from accounts.models import Scope
 from accounts.permissions import HasScope
+from llmapi.history.queries import INCLUDABLE, MAX_LIMIT
 from llmapi.schema import ErrorResponse
 from llmapi.views import ERRORS
 
@@ -57,11 +58,18 @@ def paging(order: str) -> list[OpenApiParameter]:
     """What all lists take, for the OpenAPI document."""
     return [
         OpenApiParameter("after", str, description="The id of the last one of the page before."),
-        OpenApiParameter("limit", int, description="1 to 100; 20 if left out."),
+        OpenApiParameter(
+            "limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 20}
+        ),
         OpenApiParameter("order", str, enum=["asc", "desc"], default=order),
     ]
 
 
+INCLUDE = OpenApiParameter(
+    "include",
+    {"type": "array", "items": {"type": "string", "enum": list(INCLUDABLE)}},
+    description="Parts that no item here has: to ask for them changes nothing.",
+)
 WITHOUT_BODY = {code: ERRORS[code] for code in (400, 401, 403)}
 NOT_YOURS = OpenApiResponse(ErrorResponse, "You have none of this id.")
 BUSY = OpenApiResponse(ErrorResponse, "A request of it is still being answered.")

@@ -11,7 +11,15 @@ from conversations.own import stored
 from conversations.retention.erasing import conversation_erase
 from conversations.tree import items
 from llmapi.history import payloads
-from llmapi.history.access import BUSY, NOT_YOURS, WITHOUT_BODY, HistoryView, owner_pk, paging
+from llmapi.history.access import (
+    BUSY,
+    INCLUDE,
+    NOT_YOURS,
+    WITHOUT_BODY,
+    HistoryView,
+    owner_pk,
+    paging,
+)
 from llmapi.history.queries import check_include, check_no_query, read_query
 from llmapi.history.serializers import (
     LabelSerializer,
@@ -113,7 +121,7 @@ class ItemsView(HistoryView):
         summary="List the items of a conversation",
         description="Its messages: of a conversation with branches, those on the way to the newest "
         "one.",
-        parameters=paging("desc"),
+        parameters=[*paging("desc"), INCLUDE],
         responses={200: ItemListResponse, **WITHOUT_BODY, 404: NOT_YOURS},
         tags=["Conversations"],
     )
@@ -127,6 +135,7 @@ class ItemsView(HistoryView):
     @extend_schema(
         operation_id="createConversationItems",
         summary="Add items to a conversation",
+        parameters=[INCLUDE],
         request=NewItemsSerializer,
         responses={200: ItemListResponse, **WITHOUT_BODY, 404: NOT_YOURS, 409: BUSY},
         tags=["Conversations"],
@@ -143,6 +152,7 @@ class ItemView(HistoryView):
     @extend_schema(
         operation_id="getConversationItem",
         summary="Read an item of a conversation",
+        parameters=[INCLUDE],
         responses={200: ItemResponse, **WITHOUT_BODY, 404: NOT_YOURS},
         tags=["Conversations"],
     )

@@ -101,4 +101,4 @@ def _unknown(name: str, known: Collection[str]) -> UnknownParameter:
     shown = name[:100]
     nearest = difflib.get_close_matches(shown, known, n=1)
     hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-    return UnknownParameter(f"Unknown parameter: '{shown}'.{hint}", param=shown)
+    return UnknownParameter(f"Unknown parameter: '{shown}'.{hint}", param=shown or None)

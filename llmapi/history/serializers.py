@@ -73,7 +73,7 @@ class ItemSerializer(StrictSerializer):
     neutral = {"phase": ()}
 
     type = StrictString(help_text="`message`, which it is if left out.")
-    role = StrictString(required=True, help_text=", ".join(MessageSerializer.roles))
+    role = StrictString(required=True, choices=MessageSerializer.roles)
     content = ItemContentField(required=True, help_text="Text, or an array of text parts.")
     id = StrictString(max_length=200, help_text="Not kept: each item gets an id of its own here.")
     status = StrictString(choices=("completed", "incomplete", "in_progress"), help_text="Not kept.")
@@ -91,15 +91,10 @@ class ItemSerializer(StrictSerializer):
     class Meta:
         list_serializer_class = ItemsSerializer
 
-    def validate_role(self, role: str) -> str:
-        if role not in MessageSerializer.roles:
-            known = ", ".join(f"'{known}'" for known in MessageSerializer.roles)
-            raise serializers.ValidationError(f"Must be one of: {known}.")
-        return role
 
-
-TOO_MANY: dict[str, Any] = {
-    "max_length": "May hold {max_length} items at most; add the others by further calls."
+HOW_MANY: dict[str, Any] = {
+    "empty": "Must hold at least one item.",
+    "max_length": "May hold {max_length} items at most; add the others by further calls.",
 }
 
 
@@ -110,19 +105,18 @@ class NewConversationSerializer(StrictSerializer):
         required=False,
         allow_null=True,
         max_length=MAX_ITEMS,
-        error_messages=TOO_MANY,
+        error_messages=HOW_MANY,
     )
 
 
 class NewItemsSerializer(StrictSerializer):
     items = ItemSerializer(  # type: ignore[call-arg]
-        many=True, required=True, max_length=MAX_ITEMS, error_messages=TOO_MANY
+        many=True,
+        required=True,
+        allow_empty=False,
+        max_length=MAX_ITEMS,
+        error_messages=HOW_MANY,
     )
-
-    def validate_items(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        if not items:
-            raise serializers.ValidationError("Must hold at least one item.")
-        return items
 
 
 def messages_of(items: list[dict[str, Any]] | None) -> list[NewMessage]:

@@ -3,6 +3,41 @@
 from django.utils.translation import gettext as _
 
 
+def limits() -> dict[str, str]:
+    """Of the limits of users. “Longest answer” is a field of the page."""
+    return {
+        "limited": _("You have reached a limit."),
+        "limited_wait": _("You have reached a limit. Wait for {seconds} s, then try again."),
+        "limit_nothing": _(
+            "The limits of your account allow nothing. Ask the operator of this server."
+        ),
+        "limit_at_once": _(
+            "You may have {limit} requests at once, and so many are being answered. Wait until one "
+            "of them has ended."
+        ),
+        "limit_requests": _(
+            "You may send {limit} requests a minute. Wait for {seconds} s, then try again."
+        ),
+        "limit_tokens": _(
+            "You may use {limit} tokens a minute, of questions and answers, and have used {used}. "
+            "Wait for {seconds} s, then try again."
+        ),
+        "limit_too_large": _(
+            "This chat and the longest answer to it come to {asked} tokens; you may use {limit} a "
+            "minute. Set a smaller “Longest answer”, or begin a new chat."
+        ),
+        "limit_reserved": _(
+            "What is left of your token budget is set aside for requests that are being answered. "
+            "Wait until one of them has ended."
+        ),
+        "limit_budget": _(
+            "This chat and the longest answer to it come to {asked} tokens; of your token budget "
+            "{left} are left until {until}. Set a smaller “Longest answer”, or begin a new chat."
+        ),
+        "limit_budget_used": _("Your token budget is used up. It begins anew on {until}."),
+    }
+
+
 def words() -> dict[str, str]:
     return {
         # Who says it, and what may be done with it.
@@ -29,9 +64,7 @@ def words() -> dict[str, str]:
         "stopped_early": _("Stopped before the first word."),
         "empty_answer": _("The model ended its answer without a word."),
         # What went wrong.
-        "limited": _("You have reached a limit."),
-        "limited_wait": _("You have reached a limit. Wait for {seconds} s, then try again."),
-        "quota": _("Your token budget is used up."),
+        **limits(),
         "unavailable": _("The server cannot answer at the moment. Try again soon."),
         "lost": _("The connection was lost. What had come until then is kept."),
         "unreachable": _("The server cannot be reached. Check your connection, then try again."),

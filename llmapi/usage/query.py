@@ -66,7 +66,7 @@ def read_question(query: QueryDict) -> UsageQuestion:
     values = {name: _once(name, given[name]) for name in ONCE if name in given}
     width = _width(values.get("bucket_width"))
     now = timezone.now()
-    end = _time("end_time", values["end_time"]) if "end_time" in values else now
+    end = _time("end_time", values["end_time"], 1) if "end_time" in values else now
     start = bucket_start(end, width) - WIDTHS[width] * (DEFAULT_LIMIT[width] - 1)
     if "start_time" in values:
         start = _time("start_time", values["start_time"])
@@ -96,7 +96,7 @@ def _lists(query: QueryDict) -> dict[str, list[str]]:
             known = ", ".join((*ONCE, *LISTS))
             raise UnknownParameter(
                 f"There is no query parameter '{sent[:100]}' here; there are {known}.",
-                param=sent[:100],
+                param=sent[:100] or None,
             )
         given.setdefault(name, []).extend(str(value) for value in values)
     for name, values in given.items():
@@ -117,8 +117,8 @@ def _number(name: str, text: str, smallest: int, largest: int) -> int:
     return int(text)
 
 
-def _time(name: str, text: str) -> datetime:
-    return datetime.fromtimestamp(_number(name, text, 0, LATEST), UTC)
+def _time(name: str, text: str, smallest: int = 0) -> datetime:
+    return datetime.fromtimestamp(_number(name, text, smallest, LATEST), UTC)
 
 
 def _width(text: str | None) -> Width:

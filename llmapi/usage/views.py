@@ -15,7 +15,14 @@ from accounts.rights import staff_may
 from conversations.errors import NotFound
 from conversations.usage.totals import WIDTHS, UsageQuery, UsageRow, usage
 from llmapi.schema import ErrorResponse, UsagePageResponse
-from llmapi.usage.query import BUCKETS, GROUPS, UsageQuestion, read_question
+from llmapi.usage.query import (
+    BUCKETS,
+    GROUPS,
+    LARGEST_LIMIT,
+    LATEST,
+    UsageQuestion,
+    read_question,
+)
 from llmapi.views import ERRORS
 
 
@@ -36,10 +43,14 @@ class UsageView(APIView):
         parameters=[
             parameter(
                 "start_time",
-                int,
+                {"type": "integer", "minimum": 0, "maximum": LATEST},
                 "Unix time in seconds. Default: 7 days, or 24 hours, that end with `end_time`.",
             ),
-            parameter("end_time", int, "Unix time in seconds, exclusive. Default: now."),
+            parameter(
+                "end_time",
+                {"type": "integer", "minimum": 1, "maximum": LATEST},
+                "Unix time in seconds, exclusive. Default: now.",
+            ),
             parameter("bucket_width", str, "Default: `1d`.", enum=list(BUCKETS)),
             parameter(
                 "group_by",
@@ -52,7 +63,9 @@ class UsageView(APIView):
             parameter("api_key_ids", str, "Of these keys alone: their public ids.", many=True),
             parameter("user_ids", str, "Of these users alone, by name; for staff.", many=True),
             parameter(
-                "limit", int, "Buckets in a page: 7 of 31 days at most, 24 of 168 hours at most."
+                "limit",
+                {"type": "integer", "minimum": 1, "maximum": max(LARGEST_LIMIT.values())},
+                "Buckets in a page: 7 of 31 days at most, 24 of 168 hours at most.",
             ),
             parameter("page", str, "The `next_page` of the page before."),
         ],

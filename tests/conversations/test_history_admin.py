@@ -288,6 +288,15 @@ def test_filter_by_status_looks_at_the_newest_such_requests_of_the_user(
         assert told not in body(staff_client, list_url("conversation"), **asked)
 
 
+def test_a_model_that_is_no_choice_any_more_is_found_by_the_address(
+    staff_client, alice, history, monkeypatch
+) -> None:
+    history.say(alice, [U1], "yes", model="old")
+    history.say(alice, [("user", "newer")], "yes")
+    monkeypatch.setattr(selectors, "recent_models", lambda: ["tiny"])
+    assert titles(staff_client, model="old") == {U1[1]}
+
+
 def test_lists_ask_a_fixed_number_of_queries(
     staff_client, alice, history, django_assert_max_num_queries
 ) -> None:

@@ -9,8 +9,9 @@ import pytest
 from django.apps import apps as django_apps
 from django.db import connection, transaction
 
-from conversations.errors import ConversationBusy, ConversationChanged, NotFound
-from conversations.models import Completion, Conversation, Message
+from conversations.errors import AnswerNotKept, ConversationBusy, ConversationChanged, NotFound
+from conversations.idempotency import KeyUse, answered_before
+from conversations.models import Completion, Conversation, IdempotencyKey, Message
 from conversations.services import NewMessage
 from conversations.tree import chain, paths
 from conversations.tree.items import conversation_create, item_delete, items_append
@@ -195,11 +196,14 @@ def test_an_answer_whose_question_was_deleted_becomes_whole_too(alice, history) 
 
 
 def test_a_deleted_answer_does_not_come_back_by_a_later_end(alice, history) -> None:
-    pk, conversation = swept(history, alice, "my sec")
+    pk = history.start(alice, [U1], idempotency=KeyUse.of(b"key", b"request"))
+    history.finish(pk, "my sec", status="interrupted")
+    conversation = Conversation.objects.get()
     item_delete(conversation, Message.objects.get(completion=pk).public_id)
-    history.finish(pk, "my secret")
+    history.finish(pk, "my secret", answer='"my secret"')
     assert texts(conversation) == ["one"]
     assert Completion.objects.get(pk=pk).status == "completed"
+    assert IdempotencyKey.objects.get().answer == ""
 
 
 @pytest.mark.skipif(not ON_POSTGRES, reason="SQLite has one writer: nobody waits for a row")
@@ -352,6 +356,18 @@ def test_a_deleted_first_message_does_not_live_on_in_the_title(alice) -> None:
     conversation.refresh_from_db()
     item_delete(conversation, conversation.messages.get().public_id)
     assert Conversation.objects.get().title == ""
+
+
+@pytest.mark.parametrize("content", ["my secret", "what I asked"])
+def test_what_is_deleted_is_not_sent_again_for_an_idempotency_key(alice, history, content) -> None:
+    """The seed's shape of an answer repeats the question."""
+    use = KeyUse.of(b"key", b"request")
+    pk = history.start(alice, [("user", "what I asked")], idempotency=use)
+    history.finish(pk, "my secret", answer='["what I asked", "my secret"]')
+    conversation = Conversation.objects.get()
+    item_delete(conversation, conversation.messages.get(content=content).public_id)
+    with pytest.raises(AnswerNotKept):
+        answered_before(alice.pk, use)
 
 
 def test_an_unknown_item_is_not_found(alice, bob) -> None:

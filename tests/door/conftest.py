@@ -9,11 +9,12 @@ from django.db import connections
 
 from accounts.models import User
 from accounts.services import key_create
+from conversations.processes.journal import journal
 from llmapi.adapters import adapters_restore
 from llmapi.backends.link import launch_thread
 from llmapi.backends.local import LocalBackend
 from llmapi.engine.config import EngineConfig
-from llmapi.executors import admission, database
+from llmapi.executors import admission, database, disk
 from llmapi.running import running
 from llmapi.services import models
 from tests.door.client import Client
@@ -71,6 +72,7 @@ def served(backends, transactional_db):
     running.reset()
     yield models
     models._backends = []
+    journal.close()  # whatever a slow machine has left in it is no other test's
     close_connections()
 
 
@@ -78,6 +80,7 @@ def close_connections():
     # The threads hold connections to the test database, which is emptied or dropped next.
     admission.close()
     database.close()
+    disk.close()
     # So does the thread on which asgiref runs the tests' own queries.
     SyncToAsync.single_thread_executor.submit(connections.close_all).result()
 

@@ -26,11 +26,11 @@ HELLO = {"messages": [{"role": "user", "content": SAID}], "model": "reciter"}
 @pytest.fixture
 def lines(caplog):
     """lines(count): what is logged of requests that have ended, once there are so many."""
-    caplog.set_level(logging.INFO, "llmapi.ended")
+    caplog.set_level(logging.INFO, "llmapi.finished")
 
     async def get(count):
         for _ in range(500):
-            records = [r for r in caplog.records if r.name == "llmapi.ended"]
+            records = [r for r in caplog.records if r.name == "llmapi.finished"]
             found = [f"{r.request_id} {r.getMessage()}" for r in records]
             if len(found) >= count:
                 return found
@@ -131,14 +131,14 @@ async def test_what_is_refused_is_a_line_too(client, lines, settings):
 
 async def test_the_last_line_of_a_request_has_its_facts_as_fields(client, user, objects):
     answer = await client.post(CHAT, HELLO)
-    (line,) = [line for line in await objects() if line["logger"] == "llmapi.ended"]
+    (line,) = [line for line in await objects() if line["logger"] == "llmapi.finished"]
     usage = answer.json()["usage"]
     assert line.pop("duration_ms") >= line.pop("first_token_ms") > 0
     assert line.pop("time")
     assert line.pop("message")
     assert line == {
         "level": "INFO",
-        "logger": "llmapi.ended",
+        "logger": "llmapi.finished",
         "request_id": answer.headers["x-request-id"],
         "method": "POST",
         "route": CHAT,

@@ -220,9 +220,20 @@ class ServerUnderTest:
 
     def kill_web_alone(self) -> None:
         """SIGKILL for the web process; its engine must then end by itself."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait_killed()
+
+    def kill_engine(self) -> None:
+        """SIGKILL for the engine; the web process must then start another."""
+        engine = self.engine_pid
+        assert engine is not None, "it has no engine"
+        os.kill(engine, signal.SIGKILL)
+
+    def wait_killed(self, timeout_s: float = 60.0) -> None:
+        """For one that kills its own web process: until that is dead, and its engine has ended."""
         pid = self.pid
-        os.kill(pid, signal.SIGKILL)
         # Not reaped before the group is empty, so that nobody else can get the group's number.
+        until(lambda: is_zombie(pid), lambda: f"it kills itself\n{self.log}", timeout_s)
         until(
             lambda: group_members(pid) <= {pid},
             "the engine of a killed web process ends",
@@ -239,6 +250,11 @@ class ServerUnderTest:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         self.process = None
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether a child of ours is dead and not reaped yet."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 def group_members(group: int) -> set[int]:

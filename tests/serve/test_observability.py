@@ -192,7 +192,7 @@ def test_each_line_of_the_log_is_an_object_also_when_the_engine_dies(new_server)
     lines = [json.loads(line) for line in server.err.splitlines()]
     for line in lines:
         assert {"time", "level", "logger", "message"} <= line.keys()
-    ends = [line for line in lines if line["logger"] == "llmapi.ended"]
+    ends = [line for line in lines if line["logger"] == "llmapi.finished"]
     assert [end["outcome"] for end in ends] == ["completed", "refused", "interrupted"]
     assert any("Starting it again" in line["message"] for line in lines)
     assert any(line["message"].startswith("Reading the tokenizer") for line in lines)

@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from conversations.idempotency import Answered
 from llmapi import metrics
-from llmapi.completions import Asker, Outcome
+from llmapi.completions import Asker
+from llmapi.outcomes import Outcome
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Ended:
+class Finished:
     """Without a word of what was said."""
 
     request_id: str
@@ -21,7 +23,8 @@ class Ended:
     """Of the answer; None: the client left before its headers were sent."""
 
     ending: str
-    """As its row says, or `refused` if it was not accepted."""
+    """As its row says; `replayed` if an earlier answer was sent again; `refused` if it was not
+    accepted."""
 
     took_s: float
     asked_at: float
@@ -29,6 +32,9 @@ class Ended:
 
     asker: Asker | None
     outcome: Outcome | None
+    answered: Answered | None
+    """The earlier answer."""
+
     ids_of_client: Mapping[str, str]
 
     def log(self) -> None:
@@ -48,6 +54,8 @@ class Ended:
     def words(self) -> list[str]:
         asker, outcome = self.asker, self.outcome
         words = [f"{self.took_ms} ms"]
+        if self.answered is not None:
+            words.append(f"answer of {self.answered.completion_id}")
         if outcome is not None:
             words.append(f"{outcome.prepared.prompt_tokens}+{outcome.completion_tokens} tokens")
         if asker is not None:
@@ -66,6 +74,8 @@ class Ended:
             "duration_ms": self.took_ms,
             **self.ids_of_client,
         }
+        if self.answered is not None:
+            facts["completion_id"] = self.answered.completion_id
         if outcome is not None:
             facts |= {
                 "completion_id": outcome.public_id,
