@@ -241,4 +241,4 @@ def put(ended: Ended) -> None:
             raise Completion.DoesNotExist
         completion_finish(pk, ended.end)
     except Completion.DoesNotExist:
-        logger.warning("%s, whose end was in a journal, is not there any more", ended.public_id)
+        logger.warning("%s, whose end was in a journal, is not there", ended.public_id)
