@@ -42,7 +42,8 @@ def measure(folder: Path) -> Finding:
         seen=f"{sum(len(report.kills) for report in reports)} kills, {accepted} accepted, "
         f"{finished} finished, {accepted - finished} broken off; "
         + ", ".join(f"{count} {name}" for name, count in harm.items())
-        + f"; of broken streams all is stored but the last {unkept_s:.1f} s; engine back after {max(back_s):.1f} s at most; controls caught {sum(tried)} of "
+        + f"; of broken streams all is stored but the last {unkept_s:.1f} s at most; "
+        f"engine back after {max(back_s):.1f} s at most; controls caught {sum(tried)} of "
         f"{len(tried)}",
         holds=not any(harm.values()) and all(tried) and unkept_s <= MOST_UNKEPT_S,
     )
