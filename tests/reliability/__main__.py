@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.reliability.finding import HEAD
 
-NAMES: tuple[str, ...] = ()
+NAMES: tuple[str, ...] = ("overload", "fairness")
 """The modules of this package that measure something, in the order of the table."""
 
 
