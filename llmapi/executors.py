@@ -13,11 +13,14 @@ consumers on one thread.
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import ParamSpec, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, close_old_connections, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from conversations.storage.overdue import overdue
+from llmapi import metrics
 from llmapi.turns import Turns
 
 P = ParamSpec("P")
@@ -28,7 +31,8 @@ class Executor:
     """A bounded pool of named threads, made at first use and again after `close`.
 
     Each job finds its thread's connection usable, or gets a new one: without
-    `close_old_connections` a thread whose PostgreSQL backend died would fail for ever.
+    `close_old_connections` a thread whose PostgreSQL backend died would fail for ever. No job
+    waits for ever for a database that is silent.
     """
 
     def __init__(self, name: str, threads: int) -> None:
@@ -53,7 +57,10 @@ class Executor:
         """`function(*args, **kwargs)` on one of the threads."""
         pool = self._pool = self._pool or ThreadPoolExecutor(self.threads, self.name)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(pool, lambda: self._call(function, *args, **kwargs))
+        context = copy_context()  # the id of the request, for the log
+        return await loop.run_in_executor(
+            pool, lambda: context.run(lambda: self._call(function, *args, **kwargs))
+        )
 
     def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         own = connections[DEFAULT_DB_ALIAS]
@@ -62,7 +69,11 @@ class Executor:
             self._connections.add(own)
         close_old_connections()
         try:
-            return function(*args, **kwargs)
+            with overdue.watched():
+                return function(*args, **kwargs)
+        except BaseException as error:
+            metrics.failed_in(self.name, error)
+            raise
         finally:
             close_old_connections()
 
