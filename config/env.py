@@ -24,7 +24,7 @@ PREFIX = "LLMAPI_"
 ENV_FILE = Path(os.environ.get("LLMAPI_ENV_FILE", PROJECT_DIR / ".env"))
 LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
-SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
+SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "LLMAPI_METRICS_TOKEN")
 """Variables whose values are repeated nowhere."""
 
 CommaSeparated = Annotated[list[str], NoDecode]
@@ -81,6 +81,13 @@ class ServerSettings(BaseSettings):
     )
     echo_delay_ms: int = Field(
         0, ge=0, le=60_000, description="Milliseconds that `echo` waits before each word."
+    )
+    engine_timeout_s: float = Field(
+        300.0,
+        ge=0,
+        le=86_400,
+        description="How long the engine may work on requests without finishing a forward pass; "
+        "past it, it is killed and started again. 0: as long as it takes.",
     )
     model_name: str | None = Field(
         None, min_length=1, max_length=200, description="Model id shown to clients."
@@ -168,6 +175,14 @@ class ServerSettings(BaseSettings):
         "it for staff to review, or `discard` it: not a word is ever written.",
     )
 
+    idempotency_hours: int = Field(
+        24,
+        ge=1,
+        le=720,
+        description="How long a request with an `Idempotency-Key` that was answered is answered "
+        "the same when it is sent again. So long its answer is kept for that.",
+    )
+
     # ---- the door -------------------------------------------------------------------------------
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(19327, ge=0, le=65535, description="Port; 0 takes a free one.")
@@ -227,6 +242,16 @@ class ServerSettings(BaseSettings):
     )
     https: bool = Field(
         False, description="Served behind HTTPS: secure cookies, HSTS, redirect to https."
+    )
+
+    metrics_token: str | None = Field(
+        None,
+        min_length=16,
+        pattern=r"^[!-~]+$",
+        repr=False,
+        description="Whoever sends it (`Authorization: Bearer ...`) may read `/metrics`. Default: "
+        "only keys of staff users who may see requests. At least 16 characters, for example of "
+        "`openssl rand -hex 32`.",
     )
 
     # ---- the pages ------------------------------------------------------------------------------
@@ -296,16 +321,18 @@ class ServerSettings(BaseSettings):
 
     # ---- the ground -----------------------------------------------------------------------------
     var_dir: Path = Field(
-        PROJECT_DIR / "var", description="Database, secret key, converted models, locks."
+        PROJECT_DIR / "var", description="Database, secret key, converted models, locks, journals."
     )
     database_url: str | None = Field(
         None,
+        repr=False,
         validation_alias="DATABASE_URL",
         description="`postgres://USER:PASSWORD@HOST:PORT/NAME`. "
         "Default: SQLite in the var directory.",
     )
     secret_key: str | None = Field(
         None,
+        repr=False,
         min_length=32,
         validation_alias="SECRET_KEY",
         description="Default: made once, in the var directory, mode 0600.",
@@ -321,9 +348,13 @@ class ServerSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="What is written to stderr."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="`text`, for people, or `json`: one object a line."
+    )
 
     redis_url: str | None = Field(
         None,
+        repr=False,
         validation_alias="REDIS_URL",
         description="`redis://HOST:PORT/NUMBER`, of a Redis database that nothing else uses: "
         "limits then hold for all server processes together. Default: for each process.",
@@ -423,7 +454,7 @@ class ServerSettings(BaseSettings):
                 raise ValueError("is not a URL such as redis://127.0.0.1:6379/0") from error
         return value
 
-    @field_validator("engine", "dtype", "log_level", "prompt_template", mode="before")
+    @field_validator("engine", "dtype", "log_level", "log_format", "prompt_template", mode="before")
     @classmethod
     def strip_space(cls, value: object) -> object:
         return value.strip() if isinstance(value, str) else value

@@ -1,6 +1,7 @@
 """The history for staff: to be read, judged, exported and erased, never to be changed; by whom, say
 their rights (`conversations.staff`)."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import admin
@@ -20,6 +21,7 @@ from conversations.filters import (
     KeyFilter,
     LabelFilter,
     ModelFilter,
+    OverCompletions,
     ReviewedFilter,
     ReviewerFilter,
     ScoreFilter,
@@ -27,7 +29,7 @@ from conversations.filters import (
     UserFilter,
 )
 from conversations.models import Completion, Conversation, Label, Review, ServerProcess
-from conversations.services import HEARTBEAT_DEAD_AFTER_S
+from conversations.processes.presence import HEARTBEAT_DEAD_AFTER_S
 from conversations.staff import auditing, owners  # noqa: F401  # they register their own pages
 from conversations.staff.erasing import ErasedCompletions, ErasedConversations
 from conversations.staff.exporting import ExportedAdmin
@@ -41,6 +43,7 @@ from conversations.staff.reading import (
     time_shown,
 )
 from conversations.staff.reviewing import ReviewedAdmin, may_review
+from conversations.tree.said import prompt_texts, readable
 
 
 class ConversationList(ChangeList):
@@ -113,6 +116,15 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
     def search_help(self, request: HttpRequest) -> str:
         ids = "the id of a conversation or completion"
         return f"Words of a message or title, or {ids}." if may_read(request) else f"By {ids}."
+
+    def bounds_of(self, request: HttpRequest, changelist: Any) -> Iterator[str]:
+        yield from super().bounds_of(request, changelist)
+        for spec in changelist.filter_specs:
+            if isinstance(spec, OverCompletions) and spec.leaves_out(request):
+                yield (
+                    f"Without a user, the {spec.title} is looked for in the newest "
+                    f"{selectors.DEEPEST:,} such requests only."
+                )
 
     def with_id(self, term: str) -> list[int]:
         return selectors.conversations_with_id(term)
@@ -244,10 +256,10 @@ class CompletionAdmin(PrunedAdmin, ErasedCompletions, ExportedAdmin):
         return {
             "may_read": True,
             "content": content,
-            "prompts": selectors.prompt_texts(content.prompt) if content else [],
-            "question": selectors.readable(head.content) if head else "",
+            "prompts": prompt_texts(content.prompt) if content else [],
+            "question": readable(head.content) if head else "",
             "answers": [
-                (answer, selectors.readable(answer.content))
+                (answer, readable(answer.content))
                 for answer in obj.outputs.order_by("choice_index")
             ],
         }

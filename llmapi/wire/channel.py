@@ -24,6 +24,10 @@ LINGER_S = 5.0
 """How long what still comes is thrown away after a refusal. If the connection were closed at once,
 the kernel would reset it for what nobody has read, and the client might lose the answer."""
 
+LONGEST_LENGTH = 18
+"""Digits of a Content-Length. Twisted would have Python read any number of them, which it refuses
+to at some thousands."""
+
 ON_ITS_WAY_S = 1.0
 """So young a connection has perhaps sent a request that is not here yet."""
 
@@ -120,6 +124,11 @@ class DoorChannel(http.HTTPChannel):
             self.refuse(HeadersTooLarge(f"A request may have {self.maxHeaders} headers at most."))
             return False
         return bool(super().headerReceived(line))
+
+    def _maybeChooseTransferDecoder(self, header: bytes, data: bytes) -> bool:  # noqa: N802
+        if header == b"Content-Length" and len(data) > LONGEST_LENGTH:
+            return bool(self._failChooseTransferDecoder())
+        return bool(super()._maybeChooseTransferDecoder(header, data))
 
     def allHeadersReceived(self) -> None:  # noqa: N802 (Twisted's name)
         """Refuses a body by the length that it says it has, before a byte of it is read, and

@@ -3,15 +3,14 @@
 import time
 from typing import Any
 
-from daphne.http_protocol import WebRequest
-
 from llmapi.errors import ApiError, InternalError, envelope
 from llmapi.middleware import new_request_id
 from llmapi.sse import encode_json
 from llmapi.wire.bodies import Body
+from llmapi.wire.head import StrictHead
 
 
-class DoorRequest(WebRequest):
+class DoorRequest(StrictHead):
     gone_because = ""
     """Why the client counts as gone, if it did not leave by itself."""
 

@@ -17,7 +17,7 @@ from accounts.links import password_path, password_tokens
 from accounts.models import ApiKey, AuditEvent, User
 from conversations import reviews
 from conversations.models import Completion, Conversation
-from conversations.services import process_register
+from conversations.processes.presence import process_register
 from conversations.staff.roles import ROLES, roles_make
 
 pytestmark = pytest.mark.django_db

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from tests.serve.bare import BareServer, Connection, RawAnswer, bare_server
+from tests.serve.bare import BareServer, bare_server
+from tests.serve.raw import Connection, RawAnswer
 from tests.serve.server import until
 
 MB = 1024 * 1024
