@@ -8,8 +8,15 @@ from pathlib import Path
 
 from benchmarks.figures import percentile
 from tests.reliability.finding import Finding
-from tests.reliability.load import Asked, Clients, InProcess, closed_loop, now_and_then
-from tests.reliability.served import embedded_model_served, model_of
+from tests.reliability.load import (
+    Asked,
+    Clients,
+    InProcess,
+    closed_loop,
+    now_and_then,
+    served_model,
+)
+from tests.reliability.servers import ALL_CORES, FLAGS, servers_on, started
 from tests.serve.server import ServerUnderTest
 
 REQUESTS = int(os.environ.get("FAIRNESS_REQUESTS", "60"))
@@ -24,7 +31,8 @@ MOST = 2.0
 
 
 def measure(folder: Path) -> Finding:
-    with embedded_model_served(folder) as server:
+    with servers_on("SQLite", folder, model="real") as servers:
+        server = started(servers(flags=FLAGS, LLMAPI_LOG_LEVEL="WARNING", **ALL_CORES))
         modest = [server.new_key("modest")]
         greedy = [server.new_key("greedy") for _ in range(GREEDY_KEYS)]
         InProcess(now_and_then, asker(server, modest, 900_000), 5, PAUSE_S).result()
@@ -53,7 +61,7 @@ def measure(folder: Path) -> Finding:
 
 
 def asker(server: ServerUnderTest, keys: list[str], first_number: int) -> Clients:
-    return Clients(server.url, model_of(server), keys, MAX_TOKENS, first_number)
+    return Clients(server.url, served_model(server), keys, MAX_TOKENS, first_number)
 
 
 def firsts(found: list[Asked]) -> list[float]:

@@ -11,11 +11,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
+
 from benchmarks.load_client import Load
 from benchmarks.prompts import chat
 from benchmarks.stream import BadAnswer, Endpoint, Recording, exchange, read_answer, split_head
+from tests.serve.asking import bearer
+from tests.serve.server import ServerUnderTest
 
 RETRY_AFTER = re.compile(rb"^retry-after: (\d+)\r?$", re.MULTILINE)
+
+
+def served_model(server: ServerUnderTest) -> str:
+    """What the server calls its model."""
+    key = server.new_key("reader")
+    models = httpx.get(f"{server.url}/v1/models", headers=bearer(key), timeout=60).json()
+    name: str = models["data"][0]["id"]
+    return name
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from benchmarks.figures import percentile
 from tests.reliability.finding import Finding
-from tests.reliability.load import Asked, Clients, InProcess, closed_loop, open_loop
-from tests.reliability.served import embedded_model_served, model_of
+from tests.reliability.load import Asked, Clients, InProcess, closed_loop, open_loop, served_model
+from tests.reliability.servers import ALL_CORES, FLAGS, servers_on, started
 
 CAPACITY_S = float(os.environ.get("OVERLOAD_CAPACITY_S", "30"))
 OVERLOAD_S = float(os.environ.get("OVERLOAD_S", "60"))
@@ -28,16 +28,18 @@ MOST_REFUSAL_MS = 100
 
 
 def measure(folder: Path) -> Finding:
-    with embedded_model_served(folder) as server:
+    with servers_on("SQLite", folder, model="real") as servers:
+        server = started(servers(flags=FLAGS, LLMAPI_LOG_LEVEL="WARNING", **ALL_CORES))
+        model = served_model(server)
         keys = [server.new_key(f"user-{number}") for number in range(USERS)]
-        clients = Clients(server.url, model_of(server), keys, MAX_TOKENS)
+        clients = Clients(server.url, model, keys, MAX_TOKENS)
         began = time.monotonic()
         alone = InProcess(closed_loop, clients, CLIENTS, SETTLES_S + CAPACITY_S).result()
         capacity = tokens_per_s(alone, began + SETTLES_S, began + SETTLES_S + CAPACITY_S)
         assert capacity, f"nothing was answered: {alone[:3]}"
         rate = TIMES * capacity / MAX_TOKENS
         print(f"capacity {capacity:.0f} tokens/s; offering {rate:.1f}/s", file=sys.stderr)
-        clients = Clients(server.url, model_of(server), keys, MAX_TOKENS, first_number=100_000)
+        clients = Clients(server.url, model, keys, MAX_TOKENS, first_number=100_000)
         offering = InProcess(open_loop, clients, rate, SETTLES_S + OVERLOAD_S)
         found = offering.result()
     first = min(one.began for one in found)
