@@ -321,7 +321,7 @@ class ServerSettings(BaseSettings):
 
     # ---- the ground -----------------------------------------------------------------------------
     var_dir: Path = Field(
-        PROJECT_DIR / "var", description="Database, secret key, converted models, locks."
+        PROJECT_DIR / "var", description="Database, secret key, converted models, locks, journals."
     )
     database_url: str | None = Field(
         None,

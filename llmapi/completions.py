@@ -20,8 +20,9 @@ from conversations.idempotency import Answered, KeyTaken, KeyUse, answered_befor
 from conversations.ids import public_id
 from conversations.models import Completion
 from conversations.services import NewCompletion, NewMessage, completion_start
+from conversations.storage.writing import CommitInDoubt
 from llmapi.backends.base import ChatRequest, CompletionRequest, Request
-from llmapi.endings import end_abandoned, finish, sentence_about, status_after
+from llmapi.endings import end_abandoned, end_if_there, finish, sentence_about, status_after
 from llmapi.engine.messages import Answer
 from llmapi.errors import ServerUnavailable
 from llmapi.executors import admission
@@ -29,6 +30,7 @@ from llmapi.flusher import flusher
 from llmapi.keeping import Keeping, past_of
 from llmapi.metrics import Pieces
 from llmapi.outcomes import Choice, Outcome
+from llmapi.replayer import NOT_ACCEPTED, replayer
 from llmapi.reservations import give_back, reserve
 from llmapi.running import running
 from llmapi.services import models
@@ -125,10 +127,9 @@ def accept(
         if not isinstance(error, DatabaseError):
             raise
         logger.error("A request could not be written (%s)", asker.request_id, exc_info=error)
-        raise ServerUnavailable(
-            "The database does not answer, so the request was not accepted.",
-            code="database_unavailable",
-        ) from error
+        if isinstance(error, CommitInDoubt):
+            end_if_there(new, prepared.choices)
+        raise ServerUnavailable(NOT_ACCEPTED, code="database_unavailable") from error
     return Outcome(
         completion_pk=started.pk,
         public_id=completion_id,
@@ -154,6 +155,7 @@ async def admit(accepting: Callable[[], Outcome | Answered], lane: str) -> Outco
     """What `accepting` accepts, on a thread for admission, when it is the lane's turn. If the
     caller is cancelled meanwhile, the row that is written all the same gets its end."""
     admitting = running.start_write(admission.run_in_turn(lane, accepting))
+    admitting.add_done_callback(lambda _: replayer.start_if_needed())
     try:
         return await asyncio.shield(admitting)
     except asyncio.CancelledError:

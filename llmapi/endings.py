@@ -5,16 +5,17 @@ import logging
 import time
 
 from django.db import Error as DatabaseError
+from django.utils import timezone
 
 from conversations.idempotency import Answered
 from conversations.models import Completion
-from conversations.processes.journal import Ended
-from conversations.services import CompletionEnd
+from conversations.processes.journal import Ended, journal
+from conversations.services import ChoiceEnd, CompletionEnd, NewCompletion
 from llmapi.errors import ApiError, EngineLost, ServerUnavailable, as_api_error
 from llmapi.executors import database, disk
 from llmapi.metrics import end_write_s
 from llmapi.outcomes import Outcome
-from llmapi.replayer import replayer
+from llmapi.replayer import NOT_ACCEPTED, replayer
 from llmapi.reservations import append_and_settle, finish_and_settle
 from llmapi.running import running
 
@@ -78,6 +79,25 @@ async def write_into_database(outcome: Outcome, end: CompletionEnd) -> None:
             if pause_s is None:
                 raise
             await asyncio.sleep(pause_s)
+
+
+def end_if_there(new: NewCompletion, choices: int) -> None:
+    """Of a request whose row may have been committed, or not, while its client is told that it is
+    not accepted: nobody else would end it. Blocks; the replayer does the rest."""
+    end = CompletionEnd(
+        status=Status.FAILED,
+        choices=tuple(ChoiceEnd(index, "", None) for index in range(choices)),
+        prompt_tokens=new.prompt_tokens,
+        completion_tokens=0,
+        first_token_ms=None,
+        duration_ms=None,
+        error=NOT_ACCEPTED,
+        ended_at=timezone.now(),
+    )
+    try:
+        journal.append(Ended(new.public_id, end))
+    except OSError as error:
+        logger.critical("The journal does not take the end of %s: %s", new.public_id, error)
 
 
 async def end_abandoned(admitting: "asyncio.Task[Outcome | Answered]") -> None:

@@ -200,7 +200,7 @@ def as_api_error(exception: BaseException) -> ApiError:
         case drf.NotAuthenticated() | drf.AuthenticationFailed():
             return InvalidApiKey(str(exception.detail))
         case drf.MethodNotAllowed():
-            return MethodNotAllowed(str(exception.detail))
+            return MethodNotAllowed(str(exception.detail)[:100])
         case drf.ValidationError():
             return first_problem(exception.detail)
         case drf.APIException():

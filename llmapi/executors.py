@@ -19,6 +19,7 @@ from typing import ParamSpec, TypeVar
 from django.db import DEFAULT_DB_ALIAS, close_old_connections, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from conversations.storage.overdue import overdue
 from llmapi import metrics
 from llmapi.turns import Turns
 
@@ -30,7 +31,8 @@ class Executor:
     """A bounded pool of named threads, made at first use and again after `close`.
 
     Each job finds its thread's connection usable, or gets a new one: without
-    `close_old_connections` a thread whose PostgreSQL backend died would fail for ever.
+    `close_old_connections` a thread whose PostgreSQL backend died would fail for ever. No job
+    waits for ever for a database that is silent.
     """
 
     def __init__(self, name: str, threads: int) -> None:
@@ -67,7 +69,8 @@ class Executor:
             self._connections.add(own)
         close_old_connections()
         try:
-            return function(*args, **kwargs)
+            with overdue.watched():
+                return function(*args, **kwargs)
         except BaseException as error:
             metrics.failed_in(self.name, error)
             raise

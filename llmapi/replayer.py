@@ -10,6 +10,7 @@ from llmapi.executors import database
 logger = logging.getLogger(__name__)
 
 EVERY_S = 1.0
+NOT_ACCEPTED = "The database does not answer, so the request was not accepted."
 
 
 class Replayer:
@@ -22,10 +23,11 @@ class Replayer:
         """Raises ServerUnavailable while the database does not have the ends of earlier requests:
         it would not take a new one."""
         if journal.is_pending:
-            raise ServerUnavailable(
-                "The database does not answer, so the request was not accepted.",
-                code="database_unavailable",
-            )
+            raise ServerUnavailable(NOT_ACCEPTED, code="database_unavailable")
+
+    def start_if_needed(self) -> None:
+        if journal.is_pending:
+            self.start()
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()

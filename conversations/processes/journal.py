@@ -9,6 +9,7 @@ twice changes nothing.
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 DATABASE_AWAY = (OperationalError, InterfaceError, InternalError)
 """What waiting may mend."""
 
+TRIES_TO_OPEN = 100
 SET_ASIDE = "set-aside"
 """The file with lines that no waiting mends, for an operator to look at."""
 
@@ -139,12 +141,20 @@ class Journal:
         with self._writing:
             try:
                 if self._file is None:
-                    self._file = JournalFile(folder() / f"{self._uuid}.jsonl")
+                    self._file = self._opened()
                 self._file.append(ended.line)
                 self._lines += 1
             except OSError:
                 self._not_on_disk.append(ended)
                 raise
+
+    def _opened(self) -> JournalFile:
+        for _ in range(TRIES_TO_OPEN):
+            try:
+                return JournalFile(folder() / f"{self._uuid}.jsonl")
+            except BlockingIOError:  # one who looks for journals of the dead has it for a moment
+                time.sleep(0.01)
+        raise OSError(f"the journal of this process is locked by another, in {folder()}")
 
     def replay(self) -> None:
         """Give the database all that is there. Raises `DATABASE_AWAY`, and OSError."""
@@ -214,7 +224,10 @@ def _replay_dead(path: Path) -> int:
         file.let_go()
         raise
     file.release()
-    logger.warning("%d ends were replayed from the journal of a dead process, %s", replayed, path)
+    if replayed:
+        logger.warning(
+            "%d ends were replayed from the journal of a dead process, %s", replayed, path
+        )
     return replayed
 
 
@@ -245,4 +258,4 @@ def put(ended: Ended) -> None:
             raise Completion.DoesNotExist
         completion_finish(pk, ended.end)
     except Completion.DoesNotExist:
-        logger.warning("%s, whose end was in a journal, is not there any more", ended.public_id)
+        logger.warning("%s, whose end was in a journal, is not there", ended.public_id)

@@ -15,6 +15,7 @@ from conversations.processes.journal import folder, journal, journals_replay
 from conversations.processes.lockfile import LockFile, this_host
 from conversations.processes.sweeping import processes_sweep
 from conversations.processes.upkeep import Upkeep
+from conversations.storage.overdue import overdue
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,9 @@ class ProcessRegistration:
         self._stopping.set()
         self._thread.join()
         try:
-            journal.replay()
-            presence.process_stop(self.process_id)
+            with overdue.watched():
+                presence.process_stop(self.process_id)
+                journal.replay()
         except Exception:
             logger.exception("this server process could not be marked as stopped")
         journal.close()
@@ -87,19 +89,23 @@ class ProcessRegistration:
     def _beat(self) -> None:
         try:
             close_old_connections()
-            presence.process_beat(self.process_id)
-            if self.is_failing:
-                logger.warning("the database answers again; the heartbeat goes on")
-                self.is_failing = False
-                # All heartbeats stood still while the database was away. Those of other hosts get
-                # the time to beat again before they are taken for dead.
-                self._sweep_from = time.monotonic() + presence.HEARTBEAT_DEAD_AFTER_S
-            journals_replay(folder())
-            if time.monotonic() >= self._sweep_from:
-                processes_sweep()
+            with overdue.watched():
+                self._beat_and_sweep()
         except Exception:
             # Whatever it was, a heartbeat that stops would have this process taken for dead.
             if not self.is_failing:
                 logger.exception("heartbeat failed; it is tried again every second")
                 self.is_failing = True
             connection.close()
+
+    def _beat_and_sweep(self) -> None:
+        presence.process_beat(self.process_id)
+        if self.is_failing:
+            logger.warning("the database answers again; the heartbeat goes on")
+            self.is_failing = False
+            # All heartbeats stood still while the database was away. Those of other hosts get the
+            # time to beat again before they are taken for dead.
+            self._sweep_from = time.monotonic() + presence.HEARTBEAT_DEAD_AFTER_S
+        journals_replay(folder())
+        if time.monotonic() >= self._sweep_from:
+            processes_sweep()

@@ -10,6 +10,7 @@ from django.db import close_old_connections, connection
 from conversations.idempotency import keys_prune
 from conversations.retention.pruning import limits_now, prune
 from conversations.retention.traces import log_empty
+from conversations.storage.overdue import HAS_S
 from conversations.usage.folding import hours_fold
 
 logger = logging.getLogger(__name__)
@@ -40,9 +41,10 @@ class Upkeep:
         self._thread.start()
 
     def stop(self) -> None:
-        """Returns once the batch that is under way is committed."""
+        """Returns once the batch that is under way is committed, or if the database says
+        nothing."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(timeout=HAS_S)
 
     def _run(self) -> None:
         try:

@@ -381,6 +381,20 @@ def test_a_disk_that_takes_no_file_at_all_is_told(alice, history, journal, var_d
     assert status_of(pk) == "completed"
 
 
+def test_one_who_looks_for_journals_of_the_dead_is_waited_for(
+    alice, history, journal, monkeypatch
+) -> None:
+    """He has opened this one just when its owner had removed it, and so made it again."""
+    uuid = uuid4()
+    journal.open(uuid)
+    looking = JournalFile(folder() / f"{uuid}.jsonl")
+    monkeypatch.setattr(module.time, "sleep", lambda seconds: looking.release())
+    pk = history.start(alice, prompt="hello")
+    journal.append(ended(pk, "hi"))
+    journal.replay()
+    assert status_of(pk) == "completed"
+
+
 # ---- dead processes, and living ones -------------------------------------------------------------
 
 # Another process that has written into its journal, and holds it until it is killed.

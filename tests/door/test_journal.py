@@ -7,6 +7,7 @@ import threading
 
 import pytest
 from django.db import OperationalError
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from accounts.limits.holders import holders_of
 from accounts.limits.limiter import limiter
@@ -14,7 +15,7 @@ from accounts.models import ApiKey, User
 from conversations.models import Completion, Message
 from conversations.processes import journal as journals
 from conversations.processes.journal import folder, journal
-from llmapi import endings, replayer, reservations
+from llmapi import completions, endings, replayer, reservations
 from llmapi.executors import database
 from tests.door.client import Client
 from tests.door.test_history import first_texts, row_after_the_end, rows
@@ -213,6 +214,38 @@ async def test_a_client_that_leaves_while_the_database_is_away_is_kept_as_cancel
     row = await row_after_the_end(public_id)
     assert row.status == "cancelled"
     assert (await Message.objects.aget(completion=row)).content.startswith(text)
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+async def test_a_commit_that_nobody_heard_of_is_refused_and_leaves_nothing_running(
+    client, settings, tmp_path, monkeypatch, is_done
+):
+    """The database goes away in the commit by which a request is accepted: nobody knows whether it
+    was done."""
+    settings.VAR_DIR = tmp_path
+    monkeypatch.setattr(replayer, "EVERY_S", 0.05)
+    start, commit = completions.completion_start, BaseDatabaseWrapper._commit
+
+    def go_away(connection):
+        if is_done:
+            commit(connection)
+        raise OperationalError("gone")
+
+    def start_in_vain(new):
+        with monkeypatch.context() as broken:
+            broken.setattr(BaseDatabaseWrapper, "_commit", go_away)
+            return start(new)
+
+    with monkeypatch.context() as away:
+        away.setattr(completions, "completion_start", start_in_vain)
+        answer = await client.post(CHAT, SHORT, **KEYED)
+    assert (answer.status, answer.error["code"]) == (503, "database_unavailable")
+    await until_replayed()
+    assert [row.status for row in await rows()] == ["failed"] * is_done
+    assert lines() == []
+    again = await client.post(CHAT, SHORT, **KEYED)
+    assert again.status == 200, "its idempotency key is free"
+    assert "idempotent-replayed" not in again.headers
 
 
 @pytest.mark.parametrize("streamed", [False, True])

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tests.reliability.crowd import Crowd, Told
 from tests.reliability.finding import Finding
-from tests.reliability.proxy import Proxy
 from tests.reliability.rows import Compared, compare
 from tests.reliability.servers import ECHO, servers_on, started
 from tests.serve.history import History
+from tests.serve.proxy import Proxy
 from tests.serve.server import until
 from tests.serve.servers import Servers
 

@@ -11,8 +11,8 @@ from benchmarks.figures import percentile
 from tests.reliability.crowd import Crowd, streamed
 from tests.reliability.finding import Finding
 from tests.reliability.prober import Prober, probe
-from tests.reliability.proxy import Proxy
 from tests.reliability.servers import ALL_CORES, ECHO, servers_on, started
+from tests.serve.proxy import Proxy
 from tests.serve.server import ServerUnderTest, free_port, until
 from tests.serve.servers import Servers
 
