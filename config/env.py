@@ -24,7 +24,7 @@ PREFIX = "LLMAPI_"
 ENV_FILE = Path(os.environ.get("LLMAPI_ENV_FILE", PROJECT_DIR / ".env"))
 LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
-SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
+SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "LLMAPI_METRICS_TOKEN")
 """Variables whose values are repeated nowhere."""
 
 CommaSeparated = Annotated[list[str], NoDecode]
@@ -244,6 +244,16 @@ class ServerSettings(BaseSettings):
         False, description="Served behind HTTPS: secure cookies, HSTS, redirect to https."
     )
 
+    metrics_token: str | None = Field(
+        None,
+        min_length=16,
+        pattern=r"^[!-~]+$",
+        repr=False,
+        description="Whoever sends it (`Authorization: Bearer ...`) may read `/metrics`. Default: "
+        "only keys of staff users who may see requests. At least 16 characters, for example of "
+        "`openssl rand -hex 32`.",
+    )
+
     # ---- the pages ------------------------------------------------------------------------------
     sign_up: Literal["closed", "invitation", "open"] = Field(
         "closed",
@@ -311,16 +321,18 @@ class ServerSettings(BaseSettings):
 
     # ---- the ground -----------------------------------------------------------------------------
     var_dir: Path = Field(
-        PROJECT_DIR / "var", description="Database, secret key, converted models, locks."
+        PROJECT_DIR / "var", description="Database, secret key, converted models, locks, journals."
     )
     database_url: str | None = Field(
         None,
+        repr=False,
         validation_alias="DATABASE_URL",
         description="`postgres://USER:PASSWORD@HOST:PORT/NAME`. "
         "Default: SQLite in the var directory.",
     )
     secret_key: str | None = Field(
         None,
+        repr=False,
         min_length=32,
         validation_alias="SECRET_KEY",
         description="Default: made once, in the var directory, mode 0600.",
@@ -336,9 +348,13 @@ class ServerSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="What is written to stderr."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="`text`, for people, or `json`: one object a line."
+    )
 
     redis_url: str | None = Field(
         None,
+        repr=False,
         validation_alias="REDIS_URL",
         description="`redis://HOST:PORT/NUMBER`, of a Redis database that nothing else uses: "
         "limits then hold for all server processes together. Default: for each process.",
@@ -438,7 +454,7 @@ class ServerSettings(BaseSettings):
                 raise ValueError("is not a URL such as redis://127.0.0.1:6379/0") from error
         return value
 
-    @field_validator("engine", "dtype", "log_level", "prompt_template", mode="before")
+    @field_validator("engine", "dtype", "log_level", "log_format", "prompt_template", mode="before")
     @classmethod
     def strip_space(cls, value: object) -> object:
         return value.strip() if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""The door: POST /v1/chat/completions, /v1/completions and /v1/embeddings, streamed or not.
+"""The life of a request at the door, from its first byte to the line in the log.
 
 One consumer instance serves one request. Channels' own `AsyncHttpConsumer` awaits `handle` before
 it reads the next message, and so would not hear a client leave; here the work is a task of its own.
@@ -7,29 +7,28 @@ it reads the next message, and so would not hear a client leave; here the work i
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from functools import partial
 from io import BytesIO
 from typing import Any, ClassVar
 
-import orjson
 from channels.consumer import get_handler_name
 from channels.exceptions import StopConsumer
 from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
 
+from accounts import logs
 from accounts.errors import InvalidApiKey, LimitReached
 from accounts.limits.holders import holders_of
 from accounts.limits.limiter import limiter
 from accounts.models import ApiKey
 from conversations.idempotency import Answered
-from llmapi import payloads, sse
+from llmapi import metrics, sse
 from llmapi.asgi import StrictRequest
 from llmapi.bodies import RequestSerializer
-from llmapi.completions import Asker, accept, admit, run_completion, run_embedding
+from llmapi.completions import Asker, accept, admit
 from llmapi.endings import status_after
-from llmapi.engine.messages import Answer, Finish
 from llmapi.errors import (
     ApiError,
     BodyTooLarge,
@@ -39,25 +38,19 @@ from llmapi.errors import (
     as_api_error,
     envelope,
 )
+from llmapi.finished import Finished
 from llmapi.idempotency import REPLAYED, key_sent, use_of
 from llmapi.lanes import known_keys, lane_of_user
-from llmapi.middleware import new_request_id
 from llmapi.outcomes import Outcome
 from llmapi.parsers import parse_json
 from llmapi.pending import Ticket, pending
 from llmapi.replayer import replayer
+from llmapi.request_ids import ids_of_client, new_request_id
 from llmapi.running import running
-from llmapi.serializers import (
-    ChatCompletionSerializer,
-    CompletionSerializer,
-    EmbeddingSerializer,
-)
-from llmapi.shapes import ChatShape, CompletionShape, Shape
-from llmapi.views import ChatCompletionsView, CompletionsView, DoorView, EmbeddingsView
+from llmapi.views import DoorView
 
 logger = logging.getLogger(__name__)
 
-KEEP_ALIVE_S = 10.0
 NO_STORE = (b"cache-control", b"no-store")
 
 
@@ -86,7 +79,8 @@ class DoorConsumer(AsyncHttpConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.request_id = new_request_id()
-        self.began = time.monotonic()
+        logs.request_id.set(self.request_id)  # of the task that this request alone has
+        self.began = self.asked_at = time.monotonic()
         self.body_bytes = 0
         self.task: asyncio.Task[None] | None = None
         self.asker: Asker | None = None
@@ -120,6 +114,7 @@ class DoorConsumer(AsyncHttpConsumer):
             self.start(self.answer_or_error())
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
+        self.asked_at = time.monotonic()
         self.task = running.start(work)
         self.task.add_done_callback(self.log)
 
@@ -253,25 +248,32 @@ class DoorConsumer(AsyncHttpConsumer):
         await self.send_whole(self.retold)
 
     def log(self, task: "asyncio.Task[None]") -> None:
-        """One line for each request, when it is over, without a word of what was said."""
-        took_ms = round((time.monotonic() - self.began) * 1000)
-        asker, outcome = self.asker, self.outcome
-        facts = [f"{took_ms} ms"]
-        if self.answered is not None:
-            facts.append(f"answer of {self.answered.completion_id}")
-        if outcome is not None:
-            facts.append(f"{outcome.prepared.prompt_tokens}+{outcome.completion_tokens} tokens")
-        if asker is not None:
-            key = "no key" if asker.api_key_id is None else f"key {asker.api_key_id}"
-            facts += [f"user {asker.user_id}", key]
-        logger.info(
-            "%s POST %s %s %s, %s",
+        """One line for each request, when it is over, and what is counted of it."""
+        finished = Finished(
             self.request_id,
-            self.scope["path"],
-            self.status or "-",
+            self.route,
+            self.status,
             self.ending(task),
-            ", ".join(facts),
+            time.monotonic() - self.began,
+            self.asked_at,
+            self.asker,
+            self.outcome,
+            self.answered,
+            ids_of_client(self.header),
         )
+        finished.log()
+        finished.count()
+
+    @property
+    def route(self) -> str:
+        path: str = self.scope["path"]
+        return path.removeprefix(self.scope.get("root_path", ""))
+
+    def header(self, name: str) -> str:
+        """The value of the first header of that name; empty if there is none."""
+        wanted = name.encode()
+        values = (value for key, value in self.scope["headers"] if key == wanted)
+        return next(values, b"").decode("latin-1")
 
     def ending(self, task: "asyncio.Task[None]") -> str:
         """How the request ended: as its row says; `replayed` if an earlier answer was sent again;
@@ -312,113 +314,10 @@ class DoorConsumer(AsyncHttpConsumer):
     async def send_error(self, error: ApiError) -> None:
         """The envelope: as a response, or as an event once a stream has begun."""
         if error.status_code >= 500 and not isinstance(error, Overloaded):
-            logger.warning("%s: %s", self.request_id, error.message)
+            logger.warning("%s", error)
+        metrics.error_sent(error.status_code, error.code, error.error_type)
         if self.status is not None:
             await self.send_body(sse.event(envelope(error)) + sse.DONE)
             return
         extra = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
         await self.send_json(envelope(error), error.status_code, extra)
-
-
-class GenerationConsumer(DoorConsumer):
-    """Chat and completion: the same life, different JSON."""
-
-    shape: ClassVar[type[ChatShape] | type[CompletionShape]]
-    asked: ChatCompletionSerializer | CompletionSerializer
-
-    async def answer(self, outcome: Outcome) -> None:
-        shape = self.shape(outcome, self.request)
-        if self.asked.streamed:
-            await self.stream(shape, self.asked.include_usage)
-        else:
-            await run_completion(outcome, outcome.collect, shape.whole)
-            await self.send_json(shape.whole())
-
-    def retell(self, answer: bytes) -> bytes:
-        if not self.asked.streamed:
-            return answer
-        chunks = self.shape.retold(orjson.loads(answer), include_usage=self.asked.include_usage)
-        return b"".join(map(sse.event, chunks)) + sse.DONE
-
-    async def answer_again(self) -> None:
-        if self.asked.streamed:
-            await self.send_events(self.retold, more_body=False)
-        else:
-            await self.send_whole(self.retold)
-
-    async def stream(self, shape: Shape, include_usage: bool) -> None:
-        """Headers go with the first event, so that an early error keeps its status; or, while the
-        client waits long, with a comment that keeps proxies from hanging up."""
-        self.last_sent = time.monotonic()
-        keep_alive = asyncio.get_running_loop().create_task(self.keep_alive())
-        finishes: list[dict[str, Any]] = []
-        usage = {"usage": None} if include_usage else {}
-
-        async def on_events(events: Sequence[Answer]) -> None:
-            """What waits together goes out together."""
-            ready: list[bytes] = []
-            for event in events:
-                if isinstance(event, Finish):
-                    # Held back until the row says so too.
-                    finishes.append(shape.finish_chunk(event) | usage)
-                else:
-                    ready += [sse.event(chunk | usage) for chunk in shape.delta_chunks(event)]
-            if ready:
-                await self.send_events(b"".join(ready))
-            await shape.outcome.collect_for_key(events)
-
-        try:
-            await run_completion(shape.outcome, on_events, shape.whole)
-        finally:
-            keep_alive.cancel()
-        last = [sse.event(chunk) for chunk in finishes]
-        if include_usage:
-            last.append(sse.event(shape.usage_chunk()))
-        await self.send_events(b"".join(last) + sse.DONE, more_body=False)
-
-    async def send_events(self, data: bytes, *, more_body: bool = True) -> None:
-        self.last_sent = time.monotonic()
-        if self.status is None:
-            self.status = 200
-            headers = [
-                *self.headers(b"text/event-stream; charset=utf-8"),
-                NO_STORE,
-                (b"x-accel-buffering", b"no"),  # nginx: pass events on as they come
-            ]
-            await self.send_headers(status=200, headers=headers)
-        await self.send_body(data, more_body=more_body)
-
-    async def keep_alive(self) -> None:
-        while True:
-            await asyncio.sleep(self.last_sent + KEEP_ALIVE_S - time.monotonic())
-            if time.monotonic() - self.last_sent >= KEEP_ALIVE_S:
-                await self.send_events(sse.KEEP_ALIVE)
-
-
-class ChatCompletionConsumer(GenerationConsumer):
-    view, shape = ChatCompletionsView, ChatShape
-
-
-class CompletionConsumer(GenerationConsumer):
-    view, shape = CompletionsView, CompletionShape
-
-
-class EmbeddingConsumer(DoorConsumer):
-    view = EmbeddingsView
-
-    asked: EmbeddingSerializer
-
-    async def answer(self, outcome: Outcome) -> None:
-        vectors = await run_embedding(outcome, partial(self.embeddings, outcome, as_base64=True))
-        await self.send_json(self.embeddings(outcome, vectors, as_base64=self.asked.as_base64))
-
-    def retell(self, answer: bytes) -> bytes:
-        # It is kept in base64, which takes a quarter of the room.
-        if self.asked.as_base64:
-            return answer
-        return sse.encode_json(payloads.embeddings_as_numbers(orjson.loads(answer)))
-
-    def embeddings(self, outcome: Outcome, vectors: list[bytes], *, as_base64: bool) -> Any:
-        if self.request.dimensions is not None:
-            vectors = [payloads.shortened(vector, self.request.dimensions) for vector in vectors]
-        return payloads.embedding_list(outcome, vectors, as_base64)

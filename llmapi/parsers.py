@@ -32,7 +32,7 @@ def parse_json(
         )
     for parameter in parameters.split(";"):
         name, _, value = parameter.strip().partition("=")
-        if name.lower() == "charset" and value.strip('"').lower() not in ("utf-8", "utf8"):
+        if name.strip().lower() == "charset" and value.strip('" ').lower() not in ("utf-8", "utf8"):
             raise UnsupportedMediaType("The body must be UTF-8: send no charset, or utf-8.")
     if content_encoding.strip().lower() not in ("", "identity"):
         raise UnsupportedMediaType(

@@ -5,7 +5,7 @@ from typing import Any
 
 from channels.routing import ProtocolTypeRouter
 
-from llmapi.consumers import ChatCompletionConsumer, CompletionConsumer, EmbeddingConsumer
+from llmapi.door import ChatCompletionConsumer, CompletionConsumer, EmbeddingConsumer
 
 
 class Door:

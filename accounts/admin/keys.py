@@ -24,6 +24,18 @@ class NeverDeleted:
         return False
 
 
+class SavesChanges(admin.ModelAdmin):
+    """Writes what a form has changed, and nothing else: a key that is revoked, or a password that
+    is set, while the form is on its way stays so."""
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        if not change:
+            super().save_model(request, obj, form, change)
+            return
+        columns = {field.name for field in obj._meta.concrete_fields}
+        obj.save(update_fields=columns.intersection(form.changed_data))
+
+
 class StatusFilter(admin.SimpleListFilter):
     title = "status"
     parameter_name = "status"
@@ -56,7 +68,7 @@ SHOWN = ["status", "created_at", "created_by", "last_used_at", "revoked_at", "re
 
 
 @admin.register(ApiKey)
-class ApiKeyAdmin(NeverDeleted, FilteredAlone, admin.ModelAdmin):
+class ApiKeyAdmin(NeverDeleted, FilteredAlone, SavesChanges):
     """A new key is shown in the answer to the form that made it, and nowhere else or again."""
 
     form = ApiKeyForm

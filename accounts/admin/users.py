@@ -1,8 +1,8 @@
-"""Users for staff, and what becomes of others' keys and passwords when one is given rights."""
+"""Users for staff. None is deleted: they are deactivated."""
 
 from typing import Any, cast
 
-from django.contrib import admin, messages
+from django.contrib import admin
 from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.core.exceptions import PermissionDenied
@@ -12,8 +12,9 @@ from django.http import HttpRequest, HttpResponse
 
 from accounts import services
 from accounts.admin.forms import LIMITS, PasswordForm
-from accounts.admin.keys import ApiKeyAdmin, NeverDeleted
+from accounts.admin.keys import NeverDeleted, SavesChanges
 from accounts.admin.links import password_links
+from accounts.admin.rights import lock_others_out, rights_of
 from accounts.lookups import FilteredAlone
 from accounts.models import ApiKey, User
 from accounts.rights import may_govern, user_locked
@@ -55,7 +56,7 @@ class ApiKeyInline(NeverDeleted, admin.TabularInline):
 
 
 @admin.register(User)
-class UserAdmin(NeverDeleted, FilteredAlone, DjangoUserAdmin):
+class UserAdmin(NeverDeleted, FilteredAlone, SavesChanges, DjangoUserAdmin):
     change_password_form = PasswordForm
     actions = [password_links]
     inlines = [ApiKeyInline]
@@ -105,34 +106,5 @@ class UserAdmin(NeverDeleted, FilteredAlone, DjangoUserAdmin):
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
         user = form.instance
-        if not rights_of(user.pk) - request.rights_before:  # type: ignore[attr-defined]
-            return
-        revoked, knows_password = services.others_locked_out(user)
-        keys = ApiKeyAdmin(ApiKey, self.admin_site)
-        for key in revoked:
-            keys.log_change(request, key, f"Revoked: {user.get_username()} was given rights.")
-        if revoked:
-            self.message_user(
-                request,
-                f"{len(revoked)} of this user's keys were made by others, who could have acted by"
-                " these rights; they are revoked.",
-                messages.WARNING,
-            )
-        if knows_password is not None:
-            self.log_change(request, user, "Password ended: rights were given.")
-            self.message_user(
-                request,
-                f"This user's password was set by {knows_password}, who could have acted by these"
-                " rights; it is void. Set another one, or make a link by which the user sets one.",
-                messages.WARNING,
-            )
-
-
-def rights_of(user_pk: int | None) -> set[str]:
-    """What a user may do beside using the API, as it is in the database."""
-    user = User.objects.filter(pk=user_pk).first() if user_pk is not None else None
-    if user is None:
-        return set()
-    rights = {name for name in ("is_staff", "is_superuser") if getattr(user, name)}
-    rights |= {f"group {pk}" for pk in user.groups.values_list("pk", flat=True)}
-    return rights | {f"right {pk}" for pk in user.user_permissions.values_list("pk", flat=True)}
+        if rights_of(user.pk) - request.rights_before:  # type: ignore[attr-defined]
+            lock_others_out(request, self.admin_site, user)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from django.conf import settings
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
+from drf_spectacular.utils import OpenApiResponse
 from rest_framework.permissions import BasePermission, IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.views import APIView
@@ -11,7 +11,6 @@ from rest_framework.views import APIView
 from accounts.errors import PermissionRefused
 from accounts.models import Scope
 from accounts.permissions import HasScope
-from llmapi.history.queries import INCLUDABLE, MAX_LIMIT
 from llmapi.schema import ErrorResponse
 from llmapi.views import ERRORS
 
@@ -54,22 +53,6 @@ def owner_pk(request: Request) -> int:
     return pk
 
 
-def paging(order: str) -> list[OpenApiParameter]:
-    """What all lists take, for the OpenAPI document."""
-    return [
-        OpenApiParameter("after", str, description="The id of the last one of the page before."),
-        OpenApiParameter(
-            "limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 20}
-        ),
-        OpenApiParameter("order", str, enum=["asc", "desc"], default=order),
-    ]
-
-
-INCLUDE = OpenApiParameter(
-    "include",
-    {"type": "array", "items": {"type": "string", "enum": list(INCLUDABLE)}},
-    description="Parts that no item here has: to ask for them changes nothing.",
-)
 WITHOUT_BODY = {code: ERRORS[code] for code in (400, 401, 403)}
 NOT_YOURS = OpenApiResponse(ErrorResponse, "You have none of this id.")
 BUSY = OpenApiResponse(ErrorResponse, "A request of it is still being answered.")

@@ -21,10 +21,10 @@ from llmapi.history.access import (
     HasHistory,
     HistoryView,
     owner_pk,
-    paging,
 )
-from llmapi.history.queries import check_no_query, read_query
+from llmapi.history.paging import paging, read_query
 from llmapi.history.serializers import LabelSerializer
+from llmapi.queries import check_no_query
 from llmapi.schema import (
     DeletedResponse,
     StoredChatListResponse,

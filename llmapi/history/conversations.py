@@ -11,22 +11,15 @@ from conversations.own import stored
 from conversations.retention.erasing import conversation_erase
 from conversations.tree import items
 from llmapi.history import payloads
-from llmapi.history.access import (
-    BUSY,
-    INCLUDE,
-    NOT_YOURS,
-    WITHOUT_BODY,
-    HistoryView,
-    owner_pk,
-    paging,
-)
-from llmapi.history.queries import check_include, check_no_query, read_query
+from llmapi.history.access import BUSY, NOT_YOURS, WITHOUT_BODY, HistoryView, owner_pk
+from llmapi.history.paging import INCLUDE, check_include, paging, read_query
 from llmapi.history.serializers import (
     LabelSerializer,
     NewConversationSerializer,
     NewItemsSerializer,
     messages_of,
 )
+from llmapi.queries import check_no_query
 from llmapi.schema import (
     ConversationListResponse,
     ConversationResponse,

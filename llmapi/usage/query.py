@@ -10,7 +10,8 @@ from django.http import QueryDict
 from django.utils import timezone
 
 from conversations.usage.totals import WIDTHS, Group, Width, bucket_start
-from llmapi.errors import InvalidRequest, UnknownParameter
+from llmapi.errors import InvalidRequest
+from llmapi.queries import once, unknown, whole_number
 
 EPOCH = datetime.fromtimestamp(0, UTC)
 BUCKETS: Mapping[str, Width] = {"1h": "hour", "1d": "day"}
@@ -63,7 +64,7 @@ class UsageQuestion:
 def read_question(query: QueryDict) -> UsageQuestion:
     """Raises InvalidRequest or UnknownParameter, which name the parameter."""
     given = _lists(query)
-    values = {name: _once(name, given[name]) for name in ONCE if name in given}
+    values = {name: once(name, given[name]) for name in ONCE if name in given}
     width = _width(values.get("bucket_width"))
     now = timezone.now()
     end = _time("end_time", values["end_time"], 1) if "end_time" in values else now
@@ -93,11 +94,7 @@ def _lists(query: QueryDict) -> dict[str, list[str]]:
     for sent, values in query.lists():
         name = sent.removesuffix("[]")
         if name not in LISTS and sent not in ONCE:
-            known = ", ".join((*ONCE, *LISTS))
-            raise UnknownParameter(
-                f"There is no query parameter '{sent[:100]}' here; there are {known}.",
-                param=sent[:100] or None,
-            )
+            raise unknown(sent, [*ONCE, *LISTS])
         given.setdefault(name, []).extend(str(value) for value in values)
     for name, values in given.items():
         if len(values) > LONGEST_LIST:
@@ -105,20 +102,8 @@ def _lists(query: QueryDict) -> dict[str, list[str]]:
     return given
 
 
-def _once(name: str, values: list[str]) -> str:
-    if len(values) > 1:
-        raise InvalidRequest("Must be given once.", param=name)
-    return values[0]
-
-
-def _number(name: str, text: str, smallest: int, largest: int) -> int:
-    if not re.fullmatch(r"[0-9]{1,11}", text) or not smallest <= int(text) <= largest:
-        raise InvalidRequest(f"Must be a whole number from {smallest} to {largest}.", param=name)
-    return int(text)
-
-
 def _time(name: str, text: str, smallest: int = 0) -> datetime:
-    return datetime.fromtimestamp(_number(name, text, smallest, LATEST), UTC)
+    return datetime.fromtimestamp(whole_number(name, text, smallest, LATEST), UTC)
 
 
 def _width(text: str | None) -> Width:
@@ -132,7 +117,7 @@ def _width(text: str | None) -> Width:
 def _limit(text: str | None, width: Width) -> int:
     if text is None:
         return DEFAULT_LIMIT[width]
-    return _number("limit", text, 1, LARGEST_LIMIT[width])
+    return whole_number("limit", text, 1, LARGEST_LIMIT[width])
 
 
 def _page(text: str, start: datetime, end: datetime, width: Width) -> datetime:

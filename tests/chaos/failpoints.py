@@ -70,7 +70,7 @@ def in_the_transaction_of(module: Any, function: str, transaction: Any) -> None:
 
 def after_first_event(reached: Reached) -> None:
     """When a stream's first text is on its way to the client."""
-    from llmapi.consumers import GenerationConsumer
+    from llmapi.door import GenerationConsumer
 
     send = GenerationConsumer.send_events
 

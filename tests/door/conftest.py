@@ -11,6 +11,7 @@ from accounts.models import User
 from accounts.services import key_create
 from conversations.processes.journal import journal
 from llmapi.adapters import adapters_restore
+from llmapi.backends.echo import EchoBackend
 from llmapi.backends.link import launch_thread
 from llmapi.backends.local import LocalBackend
 from llmapi.engine.config import EngineConfig
@@ -19,6 +20,7 @@ from llmapi.running import running
 from llmapi.services import models
 from tests.door.client import Client
 from tests.door.standin import StandIn, backend_on
+from tests.door.world import World
 from tests.engine import tiny
 
 
@@ -149,3 +151,13 @@ def staff(transactional_db) -> Client:
     boss = User.objects.create_user("boss", is_staff=True)
     boss.user_permissions.set(Permission.objects.filter(content_type__model="adapter"))
     return Client(key_create(user=boss)[1])
+
+
+@pytest.fixture
+def world(transactional_db):
+    """The askers of the matrix, with the echo behind the door."""
+    running.reset()
+    models.start([EchoBackend()], lambda line: None)
+    yield World()
+    models.stop()
+    close_connections()

@@ -13,7 +13,7 @@ from conversations.models import Completion, Conversation, Message
 from tests.door.bad import addresses, bodies, fields
 from tests.door.bad.line import CHAT, HELLO, POSTS, Bad
 from tests.door.client import Answer, Client, call
-from tests.door.test_matrix import routes_of
+from tests.door.routes import routes_of
 
 GOOD = {"messages": HELLO, "max_tokens": 2}
 TABLES = {"fields": fields.LINES, "bodies": bodies.LINES, "addresses": addresses.LINES}

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from llmapi import payloads
+
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 HELLO = [{"role": "user", "content": "Hello"}]
 
@@ -108,7 +110,7 @@ async def test_an_accept_header_does_not_matter(client):
         ("/v1/chat/completion", "/v1/chat/completions"),
         ("/v1/embedding", "/v1/embeddings"),
         ("/api/v1/Models", "/v1/models"),
-        ("/metrics", None),
+        ("/statistics", None),
         ("/api/generate", None),
         ("/v1/responsive", None),
         ("/v1/", None),
@@ -174,12 +176,10 @@ async def test_beams_that_can_never_fit_are_refused_before_anything_is_done(
 
 
 async def test_a_bug_of_ours_is_a_json_500_that_tells_nothing(client, monkeypatch):
-    from llmapi import consumers
-
     def broken(*args):
         raise ZeroDivisionError("the secret of the house")
 
-    monkeypatch.setattr(consumers.payloads, "chat_completion", broken)
+    monkeypatch.setattr(payloads, "chat_completion", broken)
     answer = await client.post(CHAT, chat(max_tokens=1))
     assert (answer.status, answer.error["code"]) == (500, "internal_error")
     assert b"secret" not in answer.body

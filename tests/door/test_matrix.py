@@ -1,56 +1,22 @@
 """Every route of the server, and who may do what there (`matrix.py`): through the real door."""
 
-import re
-from collections.abc import Collection, Iterator
 from typing import Any
 
-import pytest
 from asgiref.sync import sync_to_async
 from django.apps import apps
 from django.contrib.sessions.models import Session
 from django.urls import get_resolver
-from django.urls.resolvers import RoutePattern, URLResolver
 
 from accounts.models import ApiKey, Attempt, Scope
 from config.asgi import application
-from llmapi.backends.echo import EchoBackend
 from llmapi.history.chats import StoredChatView
-from llmapi.running import running
-from llmapi.services import models
-from tests.door.askers import NO_SESSION, READERS, SECRET, Line
-from tests.door.conftest import close_connections
+from tests.door.askers import NO_SESSION, READERS, SECRET
+from tests.door.headers import lacking
 from tests.door.matrix import LINES
-from tests.door.world import World, ask
+from tests.door.routes import METHODS, routes_of, without_a_line
+from tests.door.world import ask
 
-METHODS = ("get", "post", "put", "patch", "delete")
-
-
-def routes_of(resolver: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(route, view) of everything that the URLconf holds."""
-    for pattern in resolver.url_patterns:
-        route = str(pattern.pattern)
-        if not isinstance(pattern.pattern, RoutePattern):
-            # The admin's two regular expressions, by the name of their group.
-            route = re.sub(r"\^?\(\?P(<\w+>).*?\)(/?)\$", r"\1\2", route)
-        if isinstance(pattern, URLResolver):
-            yield from routes_of(pattern, prefix + route)
-        else:
-            yield prefix + route, pattern.callback
-
-
-def without_a_line(routes: dict[str, Any], posts: Collection[str], lines: list[Line]) -> list[str]:
-    """Of the URLconf's routes and the paths of the ASGI door, those that no line tells of."""
-    known = {line.route for line in lines}
-    answered = {
-        (method.upper(), route)
-        for route, view in routes.items()
-        if route.startswith("v1/")
-        for method in METHODS
-        if hasattr(view.cls, method)
-    }
-    answered |= {("POST", path.removeprefix("/")) for path in posts}
-    missing = answered - {(line.method, line.route) for line in lines}
-    return sorted({*routes} - known) + sorted(f"{method} {route}" for method, route in missing)
+DOOR = {path.removeprefix("/") for path in application.application_mapping["http"].posts}
 
 
 def test_every_route_and_method_has_a_line() -> None:
@@ -73,21 +39,14 @@ def test_what_has_no_line_is_found() -> None:
     ]
 
 
-@pytest.fixture
-def world(transactional_db) -> Iterator[World]:
-    running.reset()
-    models.start([EchoBackend()], lambda line: None)
-    yield World()
-    models.stop()
-    close_connections()
-
-
 async def test_everybody_gets_what_the_matrix_says(world) -> None:
     wrong = []
     for line in LINES:
         # The owner comes last: what is there for them was there for the others too.
         for asker, expected in sorted(line.expected.items(), key=lambda item: item[0] == "owner"):
             answer = await world.ask(line, asker)
+            if lacks := lacking(answer, is_door=line.method == "POST" and line.route in DOOR):
+                wrong.append(f"{line.title} by {asker} lacks {', '.join(lacks)}")
             if answer.status != expected:
                 told = answer.body[:120].decode()
                 wrong.append(f"{line.title} by {asker}: {answer.status}, not {expected}: {told}")

@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from tests.reliability.finding import Finding
 from tests.reliability.rows import Compared, compare
 from tests.reliability.servers import ECHO, servers_on, started
 from tests.serve.history import History
-from tests.serve.outage import Proxy
+from tests.serve.proxy import Proxy
 from tests.serve.server import until
 from tests.serve.servers import Servers
 
@@ -70,9 +69,9 @@ class Outage:
 
 def measure(folder: Path) -> Finding:
     with servers_on("PostgreSQL", folder) as servers:
-        gone = outage(servers, Proxy.shut, Proxy.open)
+        gone = outage(servers, Proxy.shut)
         print(f"refusing connections: {gone}", file=sys.stderr, flush=True)
-        silent = outage(servers, lambda p: p.passing.clear(), lambda p: p.passing.set())
+        silent = outage(servers, Proxy.fall_silent)
     return Finding(
         promise=f"PostgreSQL away for {AWAY_S:.0f} s under {CLIENTS} streams",
         aim="nothing is lost of what clients got whole; streams go on; new requests get 503 with "
@@ -82,13 +81,10 @@ def measure(folder: Path) -> Finding:
     )
 
 
-def outage(
-    servers: Servers, go_away: Callable[[Proxy], None], come_back: Callable[[Proxy], None]
-) -> Outage:
+def outage(servers: Servers, go_away) -> Outage:
     direct = servers.databases.new()
     assert direct is not None
-    proxy = Proxy(direct)
-    try:
+    with Proxy(direct) as proxy:
         variables = {**ECHO, "LLMAPI_ECHO_DELAY_MS": str(WORD_MS), "LLMAPI_LOG_LEVEL": "ERROR"}
         server = started(servers(database_url=proxy.url, **variables))
         history = History(server.var_dir, direct)
@@ -100,7 +96,7 @@ def outage(
             while time.time() < went_at + AWAY_S:
                 visitors.append(Crowd(server.url, crowd.endpoint.key, 1, short, once=True))
                 time.sleep(NEW_EVERY_S)
-            come_back(proxy)
+            proxy.open()
             back_at = time.time()
             time.sleep(AFTER_S)
         meanwhile = [one for visitor in visitors for one in visitor.wait()]
@@ -108,8 +104,6 @@ def outage(
         told = [*crowd.told, *meanwhile]
         compared = compare(history, told)
         assert server.stop() == 0
-    finally:
-        proxy.shut()
     ended = sum(one.is_whole and went_at < one.ended < back_at for one in told)
     return Outage(told, meanwhile, ended, compared, settled_s)
 

@@ -12,7 +12,7 @@ from tests.reliability.crowd import Crowd, streamed
 from tests.reliability.finding import Finding
 from tests.reliability.prober import Prober, probe
 from tests.reliability.servers import ALL_CORES, ECHO, servers_on, started
-from tests.serve.outage import Proxy
+from tests.serve.proxy import Proxy
 from tests.serve.server import ServerUnderTest, free_port, until
 from tests.serve.servers import Servers
 
@@ -105,22 +105,23 @@ def draining(server: ServerUnderTest, key: str) -> tuple[int, int]:
 def without_database(servers: Servers, folder: Path) -> dict[str, tuple[int, int]]:
     """On PostgreSQL, which is stopped, or silent."""
     states = {}
-    with servers_on("PostgreSQL", folder) as on_postgres:
-        proxy = Proxy(on_postgres.databases.new() or "")
+    with (
+        servers_on("PostgreSQL", folder) as on_postgres,
+        Proxy(on_postgres.databases.new() or "") as proxy,
+    ):
         server = started(on_postgres(database_url=proxy.url, **ECHO))
-        ways: dict[str, tuple[Callable[[], None], Callable[[], None]]] = {
-            "database refuses": (proxy.shut, proxy.open),
-            "database silent": (proxy.passing.clear, proxy.passing.set),
+        ways: dict[str, Callable[[], None]] = {
+            "database refuses": proxy.shut,
+            "database silent": proxy.fall_silent,
         }
-        for name, (go_away, come_back) in ways.items():
+        for name, go_away in ways.items():
             go_away()
             began = time.monotonic()
             states[name] = both(server)
             took_s = time.monotonic() - began
             print(f"{name}: told after {took_s:.1f} s", file=sys.stderr, flush=True)
-            come_back()
+            proxy.open()
             until(lambda: probe(server.url, "/ready")[0] == 200, "it is ready again", 60)
         states["database back"] = both(server)
         server.stop()
-        proxy.shut()
     return states

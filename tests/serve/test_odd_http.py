@@ -22,7 +22,9 @@ def what_is_wrong(odd: Odd, url: str, key: str) -> str | None:
         return None if reply.json()["object"] in ("chat.completion", "list") else "another answer"
     if not reply.is_envelope:
         return f"no envelope: {reply.body[:200]!r}"
-    error = reply.json()["error"]
+    error = reply.error
+    if len(error["message"]) > 500:
+        return f"a message of {len(error['message'])} characters"
     return None if error["code"] == odd.code else f"{error}, not {odd.code}"
 
 

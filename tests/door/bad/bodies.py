@@ -72,7 +72,10 @@ LINES = [
     *(
         Bad("POST", path, 415, "unsupported_media_type", None, {}, {CONTENT_TYPE: kind}, "UTF-8")
         for path in POSTS
-        for kind in (f"application/json; charset={charset}" for charset in NOT_UTF_8)
+        for kind in (
+            "application/json ; CharSet = utf-7",
+            *(f"application/json; charset={charset}" for charset in NOT_UTF_8),
+        )
     ),
     *(
         Bad("POST", path, 415, "unsupported_media_type", None, {}, {"content-encoding": coding})
@@ -93,6 +96,7 @@ HARMLESS = [
         "application/json; charset=utf8; odd=é",
         "text/json",
         "application/json;",
+        'application/json ; Charset = "utf-8"',
         *(f"application/json; {odd}" for odd in ODD_PARAMETERS),
     )
 ]

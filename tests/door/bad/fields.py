@@ -288,6 +288,17 @@ NEW_ADAPTERS = [
     ),
 ]  # fmt: skip
 
+GOOD: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": HELLO, "max_tokens": 1},
+    COMPLETIONS: {"prompt": "a", "max_tokens": 1},
+    EMBEDDINGS: {"input": "a"},
+}
+REPEATED = [
+    Bad("POST", path, 400, None, "Idempotency-Key", body, {"idempotency-key": key})
+    for path, body in GOOD.items()
+    for key in ("", " ", "a b", "x" * 256, "\u00e9", "a\tb")
+]
+
 SERIALIZERS: dict[str, tuple[type[StrictSerializer], dict[str, Any]]] = {
     CHAT: (ChatCompletionSerializer, {"messages": HELLO}),
     COMPLETIONS: (CompletionSerializer, {"prompt": "a"}),
@@ -335,6 +346,6 @@ def each_field() -> Iterator[Bad]:
 
 
 LINES = [
-    *(*MESSAGES, *SAMPLING, *KEEPING, *PROMPTS, *INPUTS, *STORED_ITEMS, *NEW_ADAPTERS),
+    *(*MESSAGES, *SAMPLING, *KEEPING, *PROMPTS, *INPUTS, *STORED_ITEMS, *NEW_ADAPTERS, *REPEATED),
     *each_field(),
 ]

@@ -57,10 +57,11 @@ async def none_runs() -> bool:
 
 
 @tried(120)
-@given(sent=BODIES)
-async def test_any_body_is_answered_as_the_document_says(boss, objects, sent) -> None:  # noqa: F811
+@given(sent=BODIES, key=st.none() | st.uuids())
+async def test_any_body_is_answered_as_the_document_says(boss, objects, sent, key) -> None:  # noqa: F811
     path, body = sent
-    answer = await boss.post(filled(path, objects), body)
+    headers = {"idempotency-key": str(key)} if key else {}
+    answer = await boss.post(filled(path, objects), body, headers=headers)
     event(f"{path} {answer.status}")
     check_answer("POST", as_route(path), answer, body)
     assert await none_runs()

@@ -1,17 +1,18 @@
-"""Query strings, read as strictly as bodies: nothing is parsed and ignored."""
+"""Which part of a list is asked for: the query strings of the history's lists."""
 
-import difflib
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
 from django.http import QueryDict
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework import serializers
 
 from conversations.own.stored import Cut
-from llmapi.errors import InvalidRequest, UnknownParameter, UnsupportedParameter, first_problem
+from llmapi.errors import InvalidRequest, UnsupportedParameter, first_problem
 from llmapi.parameters import MetadataField
+from llmapi.queries import once, unknown, whole_number
 
 MAX_LIMIT = 100
 PAGING = ("after", "limit", "order")
@@ -36,6 +37,24 @@ class Query:
     metadata: dict[str, str]
 
 
+def paging(order: str) -> list[OpenApiParameter]:
+    """What all lists take, for the OpenAPI document."""
+    return [
+        OpenApiParameter("after", str, description="The id of the last one of the page before."),
+        OpenApiParameter(
+            "limit", {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 20}
+        ),
+        OpenApiParameter("order", str, enum=["asc", "desc"], default=order),
+    ]
+
+
+INCLUDE = OpenApiParameter(
+    "include",
+    {"type": "array", "items": {"type": "string", "enum": list(INCLUDABLE)}},
+    description="Parts that no item here has: to ask for them changes nothing.",
+)
+
+
 def read_query(
     params: QueryDict, *, order: str, known: Collection[str] = (), has_metadata: bool = False
 ) -> Query:
@@ -43,27 +62,19 @@ def read_query(
     values: dict[str, str] = {}
     metadata: dict[str, str] = {}
     for name, sent in params.lists():
-        pair = METADATA.fullmatch(name) if has_metadata else None
-        if len(sent) > 1:
-            raise InvalidRequest("May stand once only.", param=name[:100])
-        if pair:
-            metadata[pair[1]] = sent[0]
+        if has_metadata and (pair := METADATA.fullmatch(name)):
+            metadata[pair[1]] = once(name, sent)
         elif name in PAGING or name in known:
-            values[name] = sent[0]
+            values[name] = once(name, sent)
         else:
-            raise _unknown(name, [*PAGING, *known])
+            raise unknown(name, [*PAGING, *known])
     check_metadata(metadata)
     ordered = values.pop("order", order)
     if ordered not in ("asc", "desc"):
         raise InvalidRequest("Must be one of: 'asc', 'desc'.", param="order")
-    cut = Cut(values.pop("after", None), _limit(values.pop("limit", "20")), ordered == "desc")
+    limit = whole_number("limit", values.pop("limit", "20"), 1, MAX_LIMIT)
+    cut = Cut(values.pop("after", None), limit, ordered == "desc")
     return Query(cut, values, metadata)
-
-
-def check_no_query(params: QueryDict) -> None:
-    """For routes that take none."""
-    for name in params:
-        raise _unknown(name, [])
 
 
 def check_include(params: QueryDict) -> QueryDict:
@@ -87,18 +98,3 @@ def check_metadata(metadata: dict[str, str]) -> None:
     except serializers.ValidationError as error:
         detail: Any = error.detail
         raise first_problem({"metadata": detail}) from error
-
-
-def _limit(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,9}", text):
-        raise InvalidRequest("Must be an integer.", param="limit")
-    if not 1 <= int(text) <= MAX_LIMIT:
-        raise InvalidRequest(f"Must be from 1 to {MAX_LIMIT}.", param="limit")
-    return int(text)
-
-
-def _unknown(name: str, known: Collection[str]) -> UnknownParameter:
-    shown = name[:100]
-    nearest = difflib.get_close_matches(shown, known, n=1)
-    hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-    return UnknownParameter(f"Unknown parameter: '{shown}'.{hint}", param=shown or None)
