@@ -20,7 +20,7 @@ from accounts.models import AuditEvent, User
 from accounts.services import key_create
 from conversations import exporting, reviews
 from conversations.models import Completion, Conversation
-from conversations.streaming import OF_ONE_USER, PIECE_BYTES, OnThreads, in_pieces, streamed
+from conversations.streaming import OF_ONE_USER, PIECE_BYTES, OnThreads, export_begin, in_pieces
 
 CONVERSATIONS = "/admin/conversations/conversation/"
 COMPLETIONS = "/admin/conversations/completion/"
@@ -170,7 +170,7 @@ async def test_lines_are_made_while_they_are_read_and_no_more_when_nobody_reads(
         finally:
             ended.set()
 
-    response = streamed(lines(), content_type="text/csv", filename="x.csv")
+    response = export_begin(None, lines(), content_type="text/csv", filename="x.csv")
     pieces: AsyncIterator[bytes] = aiter(response)
     assert await anext(pieces) == b"x" * 1000 + b"\n"  # the first line does not wait for others
     assert len(await anext(pieces)) >= PIECE_BYTES
@@ -243,6 +243,10 @@ async def test_a_user_has_few_exports_under_way_and_others_theirs(officer, said)
     refused = await officer.post(query, headers={"Accept": "text/html"})
     assert (refused.status_code, refused["Retry-After"]) == (429, "60")
     assert "under way" in refused.content.decode()
+    ticked = {"action": "export_selected", "_selected_action": [said.pk]}
+    assert (await officer.post(CONVERSATIONS, ticked)).status_code == 429
+    # What was refused did not happen.
+    assert await AuditEvent.objects.acount() == OF_ONE_USER
     other = AsyncClient()
     await other.aforce_login(await User.objects.aget(username="bob"))
     assert "of bob" in await text_of(await other.get("/history/export/"))
