@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl, urljoin, urlsplit
 from uuid import uuid4
 
 import pytest
+from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Group, Permission
 from django.core.management import call_command
@@ -175,6 +176,17 @@ def test_an_action_that_is_not_offered_does_nothing(member, secrets, group: str)
     assert Conversation.objects.filter(pk=secrets.pk).exists()
     assert not Completion.objects.exclude(erased_at=None).exists()
     assert not AuditEvent.objects.exclude(action="read").exists()
+
+
+def test_a_tick_at_what_is_no_row_is_refused_by_every_list(staff_client) -> None:
+    for model in admin.site._registry:
+        url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+        form = staff_client.get(url).context["action_form"]
+        offered = [name for name, _ in form.fields["action"].choices if name] if form else []
+        for ticked in ("x", "", "1 OR 1=1", "9" * 40, "-1", "1.0"):
+            for action in ("nothing", *offered[:1]):
+                data = {"action": action, "_selected_action": [ticked]}
+                assert staff_client.post(url, data).status_code == 400, (url, action, ticked)
 
 
 # ---- no text -------------------------------------------------------------------------------------
