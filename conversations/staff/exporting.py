@@ -21,8 +21,6 @@ from conversations.staff.reading import HistoryAdmin
 from conversations.streaming import export_begin
 from conversations.writing import write_transaction
 
-TICKED_AT_MOST = 200
-
 
 class ExportedAdmin(HistoryAdmin):
     """A list whose rows leave as a file. `export_format`: the ending of its name."""
@@ -59,7 +57,7 @@ class ExportedAdmin(HistoryAdmin):
     def export_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponseBase:
         if request.POST.get("select_across") == "1":
             return self.export_page(request, queryset)
-        rows = dict(queryset.values_list("pk", "public_id")[:TICKED_AT_MOST])
+        rows = dict(queryset.values_list("pk", "public_id"))
         ticked = self.model._default_manager.filter(pk__in=rows)
         return self.file(request, ticked, targets=rows.values())
 

@@ -21,7 +21,11 @@ from accounts.admin import ApiKeyAdmin, UserAdmin
 from accounts.models import ApiKey, AuditEvent, User
 from accounts.rights import governed_by, may_govern
 from conversations.erasing import user_erase
-from conversations.staff.erasing import ERASED_AT_ONCE, confirmation, is_confirmed
+from conversations.staff.erasing import (
+    NOT_GOVERNED,
+    confirmation,
+    is_confirmed,
+)
 from conversations.staff.reading import may_erase, time_shown
 from conversations.usage import Group, Usage, UsageQuery, usage
 
@@ -72,10 +76,7 @@ class OwnerList(ChangeList):
 
 
 class GovernedAdmin(admin.ModelAdmin):
-    """Superusers alone change staff, their keys and anybody's rights."""
-
-    open_actions: tuple[str, ...] = ()
-    """Those that ask for a right of their own, on whomever."""
+    """Superusers alone change staff, their keys and anybody's rights, and erase what staff said."""
 
     owner_path = ""
     """From a row to its user, as a prefix of lookups."""
@@ -93,19 +94,13 @@ class GovernedAdmin(admin.ModelAdmin):
     def response_action(  # type: ignore[override]
         self, request: HttpRequest, queryset: QuerySet[Any]
     ) -> Any:
-        action = request.POST.getlist("action")
-        if not action or not set(action) <= {"", *self.open_actions}:
-            ticked = queryset.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME))
-            if request.POST.get("select_across") == "1":
-                ticked = queryset
-            governed = User.objects.filter(governed_by(request.user)).values("pk")  # type: ignore[arg-type]
-            if ticked.exclude(**{f"{self.owner_path}pk__in": governed}).exists():
-                self.message_user(
-                    request,
-                    "Nothing was done: there are staff among these, whom superusers alone govern.",
-                    messages.ERROR,
-                )
-                return HttpResponseRedirect(request.get_full_path())
+        ticked = queryset.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME))
+        if request.POST.get("select_across") == "1":
+            ticked = queryset
+        governed = User.objects.filter(governed_by(request.user)).values("pk")  # type: ignore[arg-type]
+        if ticked.exclude(**{f"{self.owner_path}pk__in": governed}).exists():
+            self.message_user(request, NOT_GOVERNED, messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
         return super().response_action(request, queryset)
 
     @admin.display(description=f"in {USAGE_DAYS} days")
@@ -135,7 +130,6 @@ class UserUsageAdmin(GovernedAdmin, UserAdmin):
         *("used_lately", "ways"),
     ]
     actions = [*UserAdmin.actions, "erase_texts"]
-    open_actions = ("erase_texts",)
     show_full_result_count = False
 
     def owner(self, obj: User) -> User:
@@ -168,7 +162,7 @@ class UserUsageAdmin(GovernedAdmin, UserAdmin):
         if request.POST.get("select_across") == "1":
             self.message_user(request, "Tick the users, please.", messages.WARNING)
             return None
-        users = list(queryset.order_by("pk")[:ERASED_AT_ONCE])
+        users = list(queryset.order_by("pk"))
         if not is_confirmed(request):
             return confirmation(
                 request,

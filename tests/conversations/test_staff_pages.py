@@ -343,9 +343,7 @@ def test_all_at_once_is_no_way_to_erase(officer, alice, history) -> None:
     assert row.erased_at is None
 
 
-def test_a_users_texts_are_erased_staff_or_not(officer, alice, bob, history) -> None:
-    alice.is_staff = True
-    alice.save()
+def test_a_users_texts_are_erased(officer, alice, bob, history) -> None:
     history.say(alice, [("user", "gone")], "yes")
     history.say(bob, [("user", "kept")], "yes")
     users = "/admin/accounts/user/"
@@ -353,6 +351,35 @@ def test_a_users_texts_are_erased_staff_or_not(officer, alice, bob, history) -> 
     assert "1 conversations" in act(officer, users, "erase_texts", alice.pk, confirmed="yes")
     assert Conversation.objects.get().user == bob
     assert events() == [("erase", "user alice", "olga")]
+
+
+@pytest.mark.parametrize("right", ["is_staff", "is_superuser"])
+def test_superusers_alone_erase_what_staff_said(
+    officer, staff_client, alice, bob, history, right: str
+) -> None:
+    setattr(alice, right, True)
+    alice.save()
+    chat = history.say(alice, [("user", "evidence")], "yes")
+    plain = history.start(alice, prompt="evidence")
+    history.finish(plain, "yes")
+    of_bob = history.say(bob, [("user", "kept, for it was ticked with alice's")], "yes")
+    officer.force_login(User.objects.get(username="olga"))
+    for url, action, *pks in (
+        ("/admin/accounts/user/", "erase_texts", alice.pk, bob.pk),
+        (CONVERSATIONS, "erase_selected", chat.conversation_id, of_bob.conversation_id),
+        (COMPLETIONS, "erase_selected", plain, of_bob.pk),
+    ):
+        assert "Nothing was done" in act(officer, url, action, *pks)
+        assert "Nothing was done" in act(officer, url, action, *pks, confirmed="yes")
+    assert not Completion.objects.exclude(erased_at=None).exists()
+    assert events() == []
+    own = history.say(User.objects.get(username="olga"), [("user", "own")], "yes")
+    assert "1 erased" in act(
+        officer, CONVERSATIONS, "erase_selected", own.conversation_id, confirmed="yes"
+    )
+    staff_client.force_login(User.objects.get(username="staff"))
+    for url, pk in ((CONVERSATIONS, chat.conversation_id), (COMPLETIONS, plain)):
+        assert "1 erased" in act(staff_client, url, "erase_selected", pk, confirmed="yes")
 
 
 # ---- pruning -------------------------------------------------------------------------------------
