@@ -367,3 +367,18 @@ class Review(models.Model):
 
     def __str__(self) -> str:
         return f"review of {self.conversation_id}"
+
+
+class RoleRight(models.Model):
+    """A right that the group of this name was given, by the version of this server that brought it:
+    no later one gives it again (`conversations.staff.roles`)."""
+
+    role = models.CharField(max_length=150)
+    right = models.CharField(max_length=200, help_text="`app.codename`")
+
+    class Meta:
+        default_permissions = ()
+        constraints = [models.UniqueConstraint(fields=["role", "right"], name="role_right_once")]
+
+    def __str__(self) -> str:
+        return f"{self.role}: {self.right}"
