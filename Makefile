@@ -58,10 +58,10 @@ test-engine: install-dev
 	$(BIN)/python -m pytest -n 2 -c tests/engine/pytest.ini --rootdir tests/engine tests/engine $(ARGS)
 
 test-sqlite: install-dev
-	TEST_DATABASE=sqlite $(BIN)/python -m pytest tests $(ARGS)
+	TEST_DATABASE=sqlite $(BIN)/python -m pytest -n 2 --dist loadfile tests $(ARGS)
 
 test-postgres: install-dev
-	TEST_DATABASE=postgres $(BIN)/python -m pytest tests --ignore=tests/serve --ignore=tests/benchmarks \
+	TEST_DATABASE=postgres $(BIN)/python -m pytest -n 2 --dist loadfile tests --ignore=tests/serve --ignore=tests/benchmarks \
 		--ignore=tests/browser --ignore=tests/door/test_matrix.py $(ARGS)
 
 # Part of test-sqlite. Without Debian's chromium and chromium-driver these are skipped.

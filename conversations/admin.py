@@ -27,7 +27,7 @@ from conversations.filters import (
     UserFilter,
 )
 from conversations.models import Completion, Conversation, Label, Review, ServerProcess
-from conversations.services import HEARTBEAT_DEAD_AFTER_S
+from conversations.processes.presence import HEARTBEAT_DEAD_AFTER_S
 from conversations.staff import auditing, owners  # noqa: F401  # they register their own pages
 from conversations.staff.erasing import ErasedCompletions, ErasedConversations
 from conversations.staff.exporting import ExportedAdmin

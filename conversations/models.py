@@ -9,7 +9,7 @@ from django.db import models
 from django.utils import timezone
 
 from conversations.ids import conversation_id, message_id
-from conversations.jsontext import ReadableJSONEncoder
+from conversations.storage.jsontext import ReadableJSONEncoder
 
 
 class ServerProcess(models.Model):
@@ -285,7 +285,7 @@ class UsageHour(models.Model):
     """What one key used of one model in one hour that is over: completions, folded.
 
     Counts of the hour in which the requests began. Hours that are not folded yet are counted from
-    the completions themselves (`conversations.usage`).
+    the completions themselves (`conversations.usage.totals`).
     """
 
     hour = models.DateTimeField(help_text="When it began.")

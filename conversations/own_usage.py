@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy
 
 from accounts.models import ApiKey, User
 from conversations.charts import Chart, Series
-from conversations.usage import (
+from conversations.usage.totals import (
     WIDTHS,
     Usage,
     UsageQuery,

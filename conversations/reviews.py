@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from accounts.models import User
 from conversations.models import Completion, Conversation, Label, Review
-from conversations.writing import write_transaction
+from conversations.storage.writing import write_transaction
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Any
 from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Sum, TextField
 from django.db.models.functions import Cast
 
-from conversations.jsontext import JSONValue, as_stored, canonical
 from conversations.models import Completion, CompletionContent, Conversation, Message
+from conversations.storage.jsontext import JSONValue, as_stored, canonical
 
 # Nobody turns two hundred pages: lists and their filters go no deeper than this.
 DEEPEST = 10_000

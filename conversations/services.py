@@ -2,27 +2,25 @@
 called from an event loop's thread. Database errors (django.db.Error) reach the caller.
 
 The life of a completion: `completion_start` commits it as running, `completions_flush` keeps what
-it has said so far, `completion_finish` gives it its end, or `processes_sweep` if its process died.
+it has said so far, `completion_finish` gives it its end, or `completion_interrupt` if its process
+died.
 """
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from pathlib import Path
-from uuid import UUID
+from datetime import datetime
 
-from django.db.models import BooleanField, Exists, ExpressionWrapper, OuterRef, Q
-from django.db.models.functions import Now
 from django.utils import timezone
 
-from conversations import folding, lockfile, rows, tree
-from conversations.jsontext import JSONValue
-from conversations.models import Completion, CompletionContent, Conversation, ServerProcess
-from conversations.paths import Leaf
-from conversations.said import NewMessage
-from conversations.tree import ChoiceEnd
-from conversations.writing import write_transaction
+from conversations.models import Completion, CompletionContent, Conversation
+from conversations.storage import rows
+from conversations.storage.jsontext import JSONValue
+from conversations.storage.writing import write_transaction
+from conversations.tree import placing
+from conversations.tree.paths import Leaf
+from conversations.tree.placing import ChoiceEnd
+from conversations.tree.said import NewMessage
+from conversations.usage import folding
 
 __all__ = [
     "ChoiceEnd",
@@ -31,17 +29,11 @@ __all__ = [
     "NewMessage",
     "Started",
     "completion_finish",
+    "completion_interrupt",
     "completion_start",
     "completions_flush",
-    "process_beat",
-    "process_register",
-    "process_stop",
-    "processes_sweep",
 ]
 
-logger = logging.getLogger(__name__)
-
-HEARTBEAT_DEAD_AFTER_S = 4.0
 ERROR_LENGTH = 500
 INTERRUPTED_ERROR = "The server process that was answering ended before the answer did."
 
@@ -114,7 +106,7 @@ def completion_start(new: NewCompletion) -> Started:
     with write_transaction():
         place = None
         if new.messages and new.keeps_text:
-            place = tree.place_input(
+            place = placing.place_input(
                 user_id=new.user_id,
                 api_key_id=new.api_key_id,
                 messages=new.messages,
@@ -193,6 +185,36 @@ def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
             folding.hour_refold(completion.pk)
 
 
+def completion_interrupt(completion_pk: int) -> bool:
+    """Ends a request whose server process died, with what was flushed of it. False if it came to an
+    end of its own, or by another sweeper, in the meantime."""
+    with write_transaction():
+        locked = _lock(completion_pk)
+        if locked is None or locked.status != Completion.Status.RUNNING:
+            return False
+        completion = Completion.objects.get(pk=completion_pk)
+        # Read after the lock: what was flushed last. Without its text a request ends all the same.
+        content = CompletionContent.objects.filter(completion=completion).first()
+        choices = tuple(
+            ChoiceEnd(index, choice["text"], choice["finish_reason"])
+            for index, choice in enumerate(content.output if content else [])
+        )
+        _end(
+            locked,
+            CompletionEnd(
+                status=Completion.Status.INTERRUPTED,
+                choices=choices,
+                prompt_tokens=completion.prompt_tokens,
+                completion_tokens=completion.completion_tokens,
+                cached_tokens=completion.cached_tokens,
+                first_token_ms=completion.first_token_ms,
+                duration_ms=None,
+                error=INTERRUPTED_ERROR,
+            ),
+        )
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class _Locked:
     """A completion that nobody else ends before the transaction does."""
@@ -231,7 +253,7 @@ def _end(completion: _Locked, end: CompletionEnd) -> None:
         return
     output = _output(end.choices)
     if completion.head_pk is not None:
-        tree.put_answers(
+        placing.put_answers(
             completion.pk,
             completion.head_pk,
             end.choices,
@@ -252,93 +274,3 @@ def _output(choices: tuple[ChoiceEnd, ...]) -> list[JSONValue]:
         {"text": choice.text, "finish_reason": choice.finish_reason}
         for choice in sorted(choices, key=lambda choice: choice.index)
     ]
-
-
-# ---- server processes ----------------------------------------------------------------------------
-
-
-def process_register(*, uuid: UUID, host: str, pid: int, lock_path: str) -> int:
-    """Makes the row of a process that holds its lock already; returns its primary key."""
-    process = ServerProcess(uuid=uuid, host=host, pid=pid, lock_path=lock_path)
-    process.started_at = process.heartbeat_at = Now()
-    process.save(force_insert=True)
-    return process.pk
-
-
-def process_beat(process_pk: int) -> None:
-    """Says that the process lives, by the database's clock; one that was taken for dead is back."""
-    ServerProcess.objects.filter(pk=process_pk).update(heartbeat_at=Now(), stopped_at=None)
-
-
-def process_stop(process_pk: int) -> None:
-    """Says that the process ends. What it left running, if anything, is swept 4 s later."""
-    ServerProcess.objects.filter(pk=process_pk).update(heartbeat_at=Now(), stopped_at=Now())
-
-
-def processes_sweep() -> int:
-    """Ends as `interrupted` what dead processes left running; returns how many requests that were.
-
-    A process is dead if its lock is free; where the lock cannot be asked (another host, another
-    boot, no file), if its heartbeat is over 4 s old by the database's clock. What a living process
-    runs is never touched. Several may sweep at once: each request is ended by one of them.
-    """
-    # A stopped process is asked too while it has requests running: it may have lost the database
-    # at its end, or be one that was taken for dead and has not beaten since.
-    left_running = Completion.objects.filter(
-        process=OuterRef("pk"), status=Completion.Status.RUNNING
-    )
-    stale = Q(heartbeat_at__lt=Now() - timedelta(seconds=HEARTBEAT_DEAD_AFTER_S))
-    suspects = ServerProcess.objects.filter(
-        Q(stopped_at__isnull=True) | Exists(left_running)
-    ).annotate(is_stale=ExpressionWrapper(stale, output_field=BooleanField()))
-    swept = 0
-    for process in suspects:
-        held = lockfile.is_held(process.lock_path) if process.host == lockfile.this_host() else None
-        if process.is_stale if held is None else not held:
-            swept += _bury(process, remove_lock=held is False)
-    return swept
-
-
-def _bury(process: ServerProcess, *, remove_lock: bool) -> int:
-    """Ends the requests of a dead process, each in a transaction of its own, then marks it."""
-    running = Completion.objects.filter(process=process, status=Completion.Status.RUNNING)
-    interrupted = sum(_interrupt(pk) for pk in running.order_by("pk").values_list("pk", flat=True))
-    # A heartbeat since it was judged means that it lives after all.
-    dead = ServerProcess.objects.filter(
-        pk=process.pk, stopped_at=None, heartbeat_at=process.heartbeat_at
-    )
-    was_marked = dead.update(stopped_at=Now())
-    if remove_lock:
-        Path(process.lock_path).unlink(missing_ok=True)
-    if was_marked or interrupted:
-        logger.warning("%s is dead; %d of its requests were interrupted", process, interrupted)
-    return interrupted
-
-
-def _interrupt(completion_pk: int) -> bool:
-    """False if the request came to an end of its own, or by another sweeper, in the meantime."""
-    with write_transaction():
-        locked = _lock(completion_pk)
-        if locked is None or locked.status != Completion.Status.RUNNING:
-            return False
-        completion = Completion.objects.get(pk=completion_pk)
-        # Read after the lock: what was flushed last. Without its text a request ends all the same.
-        content = CompletionContent.objects.filter(completion=completion).first()
-        choices = tuple(
-            ChoiceEnd(index, choice["text"], choice["finish_reason"])
-            for index, choice in enumerate(content.output if content else [])
-        )
-        _end(
-            locked,
-            CompletionEnd(
-                status=Completion.Status.INTERRUPTED,
-                choices=choices,
-                prompt_tokens=completion.prompt_tokens,
-                completion_tokens=completion.completion_tokens,
-                cached_tokens=completion.cached_tokens,
-                first_token_ms=completion.first_token_ms,
-                duration_ms=None,
-                error=INTERRUPTED_ERROR,
-            ),
-        )
-    return True

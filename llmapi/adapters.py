@@ -12,7 +12,7 @@ from django.db import IntegrityError, transaction
 
 from accounts.errors import ApiError
 from accounts.models import User
-from conversations.writing import write_transaction
+from conversations.storage.writing import write_transaction
 from llmapi.backends.adapters import Adapters, AdapterStatus, State, why_no_adapter, why_no_name
 from llmapi.errors import AdapterRefused, InvalidRequest, NameTaken
 from llmapi.models import Adapter

@@ -5,10 +5,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from accounts.models import ApiKey
-from conversations import items, stored
-from conversations.erasing import StillRunning, conversation_erase
 from conversations.errors import ConversationBusy, NotFound
 from conversations.models import Conversation
+from conversations.own import stored
+from conversations.retention.erasing import StillRunning, conversation_erase
+from conversations.tree import items
 from llmapi import history_payloads as payloads
 from llmapi.history import BUSY, NOT_YOURS, HistoryView, owner_pk, paging
 from llmapi.history_serializers import (

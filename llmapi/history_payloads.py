@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from conversations.models import Completion, Conversation, Message
-from conversations.said import text_of
+from conversations.tree.said import text_of
 from llmapi.logprobs import JSON
 
 

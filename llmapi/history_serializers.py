@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 from rest_framework import serializers
 from rest_framework.request import Request
 
-from conversations.said import NewMessage
+from conversations.tree.said import NewMessage
 from llmapi.fields import StrictString
 from llmapi.parameters import ContentField, MetadataField
 from llmapi.parsers import parse_json

@@ -7,11 +7,11 @@ from rest_framework.response import Response
 
 from accounts.models import Scope
 from accounts.permissions import HasScope
-from conversations import stored
-from conversations.erasing import StillRunning, completion_erase
 from conversations.errors import ConversationBusy, NotFound
-from conversations.items import completion_label
 from conversations.models import Completion
+from conversations.own import stored
+from conversations.retention.erasing import StillRunning, completion_erase
+from conversations.tree.items import completion_label
 from llmapi import history_payloads as payloads
 from llmapi.errors import InvalidRequest
 from llmapi.history import BUSY, NOT_YOURS, HasHistory, HistoryView, owner_pk, paging

@@ -11,8 +11,8 @@ from typing import Any
 from django.conf import settings
 
 from accounts.errors import PermissionRefused
-from conversations import stored
-from conversations.paths import Leaf, history_of
+from conversations.own import stored
+from conversations.tree.paths import Leaf, history_of
 from llmapi.backends.base import ChatMessage, ChatRequest
 
 PARAMETERS_WITH_TEXT = ("stop", "user")

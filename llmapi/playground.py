@@ -17,11 +17,11 @@ from accounts.errors import ApiError
 from accounts.models import User
 from accounts.pages.access import page
 from accounts.services import PLAYGROUND_KEY_LIVES, playground_key_create
-from conversations import stored
 from conversations.errors import NotFound
 from conversations.models import Completion, Conversation, Message
-from conversations.paths import messages_in_order, path_of
+from conversations.own import stored
 from conversations.selectors import readable
+from conversations.tree.paths import messages_in_order, path_of
 from llmapi.errors import json_error
 from llmapi.playground_fields import FIELDS
 from llmapi.playground_words import words

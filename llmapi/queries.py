@@ -9,7 +9,7 @@ from typing import Any
 from django.http import QueryDict
 from rest_framework import serializers
 
-from conversations.stored import Cut
+from conversations.own.stored import Cut
 from llmapi.errors import InvalidRequest, UnknownParameter, UnsupportedParameter, first_problem
 from llmapi.parameters import MetadataField
 

@@ -8,9 +8,9 @@ from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 
 from accounts.pages.access import page
-from conversations.erasing import StillRunning, completion_erase, conversation_erase
 from conversations.models import Completion, Conversation
 from conversations.pages.finding import find_completion, find_conversation
+from conversations.retention.erasing import StillRunning, completion_erase, conversation_erase
 from conversations.selectors import conversation_summaries
 
 

@@ -5,8 +5,8 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext_lazy as _
 
-from conversations import own
 from conversations.models import Completion
+from conversations.own import searching
 
 LONGEST_SEARCH = 200
 KINDS = {
@@ -44,10 +44,10 @@ class FilterForm(forms.Form):
         else:
             del self.fields["kind"]
         # A model that was asked for longer ago than the choices reach back is one all the same.
-        models = {*own.models_of(user), self.data.get("model", "")} - {""}
+        models = {*searching.models_of(user), self.data.get("model", "")} - {""}
         self._choices("model", [("", _("All")), *((name, name) for name in sorted(models))])
-        keys = [(key.public_id, key.name or key.masked) for key in own.keys_of(user)]
-        self._choices("key", [("", _("All")), (own.PLAYGROUND, _("Playground")), *keys])
+        keys = [(key.public_id, key.name or key.masked) for key in searching.keys_of(user)]
+        self._choices("key", [("", _("All")), (searching.PLAYGROUND, _("Playground")), *keys])
 
     def _choices(self, name: str, choices: list[tuple[Any, Any]]) -> None:
         self.fields[name].choices = choices  # type: ignore[attr-defined]
@@ -59,11 +59,11 @@ class FilterForm(forms.Form):
         return wanted
 
     @property
-    def wanted(self) -> own.Wanted:
+    def wanted(self) -> searching.Wanted:
         """Of a valid form."""
-        words = tuple(self.cleaned_data["q"].split()[: own.MOST_WORDS])
+        words = tuple(self.cleaned_data["q"].split()[: searching.MOST_WORDS])
         rest = {k: v for k, v in self.cleaned_data.items() if k != "q"}
-        return own.Wanted(words=words, **rest)
+        return searching.Wanted(words=words, **rest)
 
     @property
     def is_narrowed(self) -> bool:

@@ -7,9 +7,10 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 
 from accounts.pages.access import page
-from conversations import keyset, own
+from conversations.own import searching
 from conversations.pages.filter_form import FilterForm
 from conversations.selectors import conversation_summaries
+from conversations.storage import keyset
 
 
 @page
@@ -23,19 +24,19 @@ def conversations(request: HttpRequest) -> HttpResponse:
         found = turned_to(
             request,
             wanted.limit(
-                own.own_conversations(request.user).select_related("api_key"), "updated_at"
+                searching.own_conversations(request.user).select_related("api_key"), "updated_at"
             ),
             "updated_at",
-            own.conversations_wanted(wanted),
+            searching.conversations_wanted(wanted),
         )
         pks = [row.pk for row in found.rows]
         summaries = conversation_summaries(pks) if pks else {}
-        passages = own.passages(pks, wanted.words) if pks else {}
+        passages = searching.passages(pks, wanted.words) if pks else {}
         for row in found.rows:
             row.summary = summaries[row.pk]
             passage = passages.get(row.pk, "")
             if passage.strip("… ") not in row.title:  # else it says nothing new
-                row.passage = [*own.highlighted(passage, wanted.words)]
+                row.passage = [*searching.highlighted(passage, wanted.words)]
     return render(request, "conversations/history.html", context(request, form, found))
 
 
@@ -47,15 +48,15 @@ def requests(request: HttpRequest) -> HttpResponse:
         if there := by_id(request, form.cleaned_data["q"]):
             return there
         wanted = form.wanted
-        rows = own.own_completions(request.user).select_related("api_key", "conversation")
+        rows = searching.own_completions(request.user).select_related("api_key", "conversation")
         found = turned_to(
             request,
-            own.with_excerpts(wanted.limit(rows, "created_at")),
+            searching.with_excerpts(wanted.limit(rows, "created_at")),
             "created_at",
-            own.completions_wanted(wanted),
+            searching.completions_wanted(wanted),
         )
         for row in found.rows:
-            row.excerpt = own.excerpt(row)
+            row.excerpt = searching.excerpt(row)
     return render(request, "conversations/requests.html", context(request, form, found))
 
 
@@ -73,9 +74,9 @@ def by_id(request: HttpRequest, term: str) -> HttpResponseRedirect | None:
     """The page of what was searched for by its id."""
     if "_" not in term and "-" not in term:
         return None
-    if own.own_conversations(request.user).filter(public_id=term).exists():
+    if searching.own_conversations(request.user).filter(public_id=term).exists():
         return redirect("conversation", public_id=term)
-    if own.own_completions(request.user).filter(public_id=term).exists():
+    if searching.own_completions(request.user).filter(public_id=term).exists():
         return redirect("request", public_id=term)
     return None
 

@@ -12,10 +12,10 @@ from django.utils.translation import gettext_lazy
 from django.views.decorators.http import require_POST
 
 from accounts.pages.access import page
+from conversations.own.versions import NoSuchMessage, way
 from conversations.pages.finding import find_conversation
 from conversations.selectors import conversation_summaries, readable
-from conversations.titles import LONGEST_TITLE, conversation_rename
-from conversations.versions import NoSuchMessage, way
+from conversations.tree.titles import LONGEST_TITLE, conversation_rename
 
 
 class TitleForm(forms.Form):

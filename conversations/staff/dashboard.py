@@ -14,8 +14,8 @@ from accounts.models import User
 from conversations import reviews
 from conversations.charts import Chart, Series
 from conversations.models import Completion, ServerProcess
-from conversations.services import HEARTBEAT_DEAD_AFTER_S
-from conversations.usage import (
+from conversations.processes.presence import HEARTBEAT_DEAD_AFTER_S
+from conversations.usage.totals import (
     Usage,
     UsageQuery,
     Width,

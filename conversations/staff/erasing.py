@@ -12,9 +12,9 @@ from django.template.response import TemplateResponse
 from accounts import audit
 from accounts.models import AuditEvent
 from accounts.rights import may_govern
-from conversations.erasing import StillRunning, completion_erase, conversation_erase
+from conversations.retention.erasing import StillRunning, completion_erase, conversation_erase
 from conversations.staff.reading import HistoryAdmin, may_erase
-from conversations.writing import write_transaction
+from conversations.storage.writing import write_transaction
 
 NOT_GOVERNED = "Nothing was done: there are staff among these, whom superusers alone govern."
 

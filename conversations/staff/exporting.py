@@ -18,8 +18,8 @@ from accounts import audit
 from accounts.models import AuditEvent
 from conversations import selectors
 from conversations.staff.reading import HistoryAdmin
+from conversations.storage.writing import write_transaction
 from conversations.streaming import export_begin
-from conversations.writing import write_transaction
 
 
 class ExportedAdmin(HistoryAdmin):

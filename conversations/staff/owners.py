@@ -20,14 +20,10 @@ from accounts import audit
 from accounts.admin import ApiKeyAdmin, UserAdmin
 from accounts.models import ApiKey, AuditEvent, User
 from accounts.rights import governed_by, may_govern
-from conversations.erasing import user_erase
-from conversations.staff.erasing import (
-    NOT_GOVERNED,
-    confirmation,
-    is_confirmed,
-)
+from conversations.retention.erasing import user_erase
+from conversations.staff.erasing import NOT_GOVERNED, confirmation, is_confirmed
 from conversations.staff.reading import may_erase, time_shown
-from conversations.usage import Group, Usage, UsageQuery, usage
+from conversations.usage.totals import Group, Usage, UsageQuery, usage
 
 USAGE_DAYS = 30
 RIGHTS = ("is_staff", "is_superuser", "groups", "user_permissions")

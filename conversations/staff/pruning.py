@@ -12,7 +12,7 @@ from django.urls import URLPattern, path, reverse
 
 from accounts import audit
 from accounts.models import AuditEvent
-from conversations.retention import limits_now, prune, would_prune
+from conversations.retention.pruning import limits_now, prune, would_prune
 from conversations.staff.reading import HistoryAdmin, may_erase
 
 LONGEST_S = 20.0

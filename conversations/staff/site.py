@@ -1,6 +1,5 @@
 """Django's admin, whose first page says how the server does."""
 
-from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
@@ -13,13 +12,11 @@ from django.template.response import TemplateResponse
 
 from conversations.staff.dashboard import dashboard
 
-View = Callable[..., HttpResponseBase]
-
 
 class StaffSite(admin.AdminSite):
     index_template = "admin/conversations/dashboard.html"
 
-    def admin_view(self, view: View, cacheable: bool = False) -> View:
+    def admin_view(self, view: Any, cacheable: bool = False) -> Any:
         @wraps(view)
         def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
             check_ticked(request)

@@ -5,8 +5,8 @@ from typing import Any
 from django import template
 from django.utils.translation import gettext_lazy as _
 
-from conversations.blocks import Block, blocks, is_long
 from conversations.models import Completion
+from conversations.own.blocks import Block, blocks, is_long
 from conversations.pages.filter_form import KINDS
 
 register = template.Library()

@@ -73,14 +73,14 @@ def text_cut_short() -> None:
 
 def no_sweep() -> None:
     """What dead processes left running stays so."""
-    from conversations import services
+    from conversations.processes import registration
 
-    services.processes_sweep = lambda: 0
+    registration.processes_sweep = lambda: 0
 
 
 def sweeps_the_living() -> None:
     """Every other process is taken for dead."""
-    from conversations import lockfile
+    from conversations.processes import lockfile
 
     lockfile.is_held = lambda path: False
 

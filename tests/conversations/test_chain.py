@@ -1,6 +1,6 @@
 """The hash chain. No database."""
 
-from conversations import chain
+from conversations.tree import chain
 
 HELLO = ("user", "", "hello")
 HI = ("assistant", "", "hi")

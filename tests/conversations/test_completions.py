@@ -4,10 +4,10 @@ import pytest
 from django.db import IntegrityError
 
 from accounts import services as accounts
-from conversations import chain
 from conversations.models import Completion, CompletionContent, Conversation, Message
 from conversations.services import NewMessage, completions_flush
-from conversations.tree import title_of
+from conversations.tree import chain
+from conversations.tree.placing import title_of
 
 U1 = ("user", "hello")
 A1 = ("assistant", "hi there")

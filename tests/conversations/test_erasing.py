@@ -5,10 +5,16 @@ from contextlib import suppress
 
 import pytest
 
-from conversations.erasing import StillRunning, completion_erase, conversation_erase, user_erase
 from conversations.models import Completion, CompletionContent, Conversation, Message
-from conversations.services import completions_flush, processes_sweep
-from conversations.titles import conversation_rename
+from conversations.processes.sweeping import processes_sweep
+from conversations.retention.erasing import (
+    StillRunning,
+    completion_erase,
+    conversation_erase,
+    user_erase,
+)
+from conversations.services import completions_flush
+from conversations.tree.titles import conversation_rename
 from tests.conversations.marked import A1, MARK, U1, U2, U3, everything_said_by, places_of
 
 A2 = ("assistant", f"{MARK} four")

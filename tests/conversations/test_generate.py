@@ -5,10 +5,11 @@ from django.core.management import CommandError, call_command
 from django.db.models import F, Sum
 
 from accounts.models import ApiKey, User
-from conversations import chain, synthetic
-from conversations.erasing import conversation_erase
-from conversations.folding import hours_fold
+from conversations.measuring import synthetic
 from conversations.models import Completion, Conversation, Message, UsageHour
+from conversations.retention.erasing import conversation_erase
+from conversations.tree import chain
+from conversations.usage.folding import hours_fold
 
 
 def generate(capsys, **options):  # type: ignore[no-untyped-def]

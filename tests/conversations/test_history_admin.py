@@ -15,7 +15,8 @@ from accounts.models import User
 from conversations import selectors
 from conversations.admin import ShallowPaginator
 from conversations.models import Completion, Conversation, Message, ServerProcess
-from conversations.services import completions_flush, process_register
+from conversations.processes.presence import process_register
+from conversations.services import completions_flush
 
 pytestmark = pytest.mark.django_db
 

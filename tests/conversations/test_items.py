@@ -5,12 +5,12 @@ import random
 import pytest
 from django.db import connection
 
-from conversations import chain, paths
 from conversations.errors import ConversationBusy, ConversationChanged, NotFound
-from conversations.items import conversation_create, item_delete, items_append
 from conversations.models import Completion, Conversation, Message
-from conversations.paths import history_of, path_of
 from conversations.services import NewMessage
+from conversations.tree import chain, paths
+from conversations.tree.items import conversation_create, item_delete, items_append
+from conversations.tree.paths import history_of, path_of
 
 U1, U2, U3 = ("user", "one"), ("user", "two"), ("user", "three")
 

@@ -10,8 +10,9 @@ from django.utils import timezone
 
 from accounts import services as accounts
 from accounts.models import ApiKey
-from conversations import keyset, own
 from conversations.models import Completion, Conversation
+from conversations.own import searching
+from conversations.storage import keyset
 from tests.accounts.pages import signed_in
 
 U1, A1, U2 = ("user", "Where are zebras?"), ("assistant", "In the south."), ("user", "And lions?")
@@ -270,9 +271,9 @@ def test_no_list_counts_or_reads_all_rows(reader, chats) -> None:
 
 
 def test_excerpts_are_lines_without_the_ends_of_escapes() -> None:
-    assert own.around('"Say \\"hi\\"\\nto 北京\\u000b"', is_start=True).startswith(
+    assert searching.around('"Say \\"hi\\"\\nto 北京\\u000b"', is_start=True).startswith(
         'Say "hi" to 北京'
     )
-    assert own.around("alf a word then all\\", is_start=False) == "… a word then all"
-    pieces = list(own.highlighted("Aa b AA", ["aa"]))
+    assert searching.around("alf a word then all\\", is_start=False) == "… a word then all"
+    pieces = list(searching.highlighted("Aa b AA", ["aa"]))
     assert pieces == [("Aa", True), (" b ", False), ("AA", True)]

@@ -4,9 +4,9 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from conversations import versions
-from conversations.blocks import Block, blocks
 from conversations.models import Completion, Conversation
+from conversations.own import versions
+from conversations.own.blocks import Block, blocks
 from conversations.services import CompletionEnd, completion_finish
 from tests.accounts.pages import signed_in
 

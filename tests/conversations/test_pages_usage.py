@@ -12,8 +12,8 @@ from django.utils import timezone
 from accounts import services as accounts
 from accounts.models import ApiKey
 from conversations import own_usage
-from conversations.folding import hours_fold
 from conversations.models import Completion, UsageHour
+from conversations.usage.folding import hours_fold
 from tests.accounts.pages import signed_in
 
 

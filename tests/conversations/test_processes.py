@@ -14,11 +14,14 @@ import pytest
 from django.db import DatabaseError, connection
 from django.utils import timezone
 
-from conversations import processes, services
-from conversations.lockfile import LockFile, is_held, this_host
 from conversations.models import Completion, CompletionContent, Message, ServerProcess
-from conversations.processes import ProcessRegistration
-from conversations.services import completions_flush, process_beat, processes_sweep
+from conversations.processes import presence
+from conversations.processes import registration as registration_module
+from conversations.processes.lockfile import LockFile, is_held, this_host
+from conversations.processes.presence import process_beat, process_register
+from conversations.processes.registration import ProcessRegistration
+from conversations.processes.sweeping import processes_sweep
+from conversations.services import completions_flush
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -26,7 +29,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 HOLDER = """
 import sys, time
 from pathlib import Path
-from conversations.lockfile import LockFile
+from conversations.processes.lockfile import LockFile
 lock = LockFile(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(600)
@@ -55,9 +58,7 @@ def holder(tmp_path: Path):  # type: ignore[no-untyped-def]
 
 
 def register(path: Path | str = "", *, host: str | None = None, age_s: float = 0) -> int:
-    pk = services.process_register(
-        uuid=uuid4(), host=host or this_host(), pid=1, lock_path=str(path)
-    )
+    pk = process_register(uuid=uuid4(), host=host or this_host(), pid=1, lock_path=str(path))
     beaten_at = timezone.now() - timedelta(seconds=age_s)
     ServerProcess.objects.filter(pk=pk).update(heartbeat_at=beaten_at)
     return pk
@@ -203,7 +204,7 @@ def test_lock_is_not_inherited_by_programs_that_are_started(tmp_path: Path) -> N
 
 @pytest.fixture
 def registration(monkeypatch):  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(processes, "BEAT_EVERY_S", 0.05)
+    monkeypatch.setattr(registration_module, "BEAT_EVERY_S", 0.05)
     registration = ProcessRegistration()
     yield registration
     registration.stop()
@@ -249,7 +250,7 @@ def test_failed_start_leaves_no_lock(registration, monkeypatch, tmp_path) -> Non
     def fail(**_: object) -> int:
         raise DatabaseError("no database")
 
-    monkeypatch.setattr(services, "process_register", fail)
+    monkeypatch.setattr(presence, "process_register", fail)
     with pytest.raises(DatabaseError):
         registration.start()
     assert list((tmp_path / "run").iterdir()) == []
@@ -266,10 +267,10 @@ def test_heartbeat_survives_a_lost_database_and_logs_it_once(
         failures.append(pk)
         raise DatabaseError("gone")
 
-    monkeypatch.setattr(services, "process_beat", fail)
-    with caplog.at_level(logging.WARNING, "conversations.processes"):
+    monkeypatch.setattr(presence, "process_beat", fail)
+    with caplog.at_level(logging.WARNING, "conversations.processes.registration"):
         wait_until(lambda: len(failures) >= 3)
-        monkeypatch.setattr(services, "process_beat", beat)
+        monkeypatch.setattr(presence, "process_beat", beat)
         before = ServerProcess.objects.get(pk=registration.process_id).heartbeat_at
         other = history.start(
             alice, [("user", "hello")], process_id=register(host="elsewhere/boot", age_s=5)
@@ -280,7 +281,9 @@ def test_heartbeat_survives_a_lost_database_and_logs_it_once(
             return row.heartbeat_at > before
 
         wait_until(has_beaten)
-    messages = [r.getMessage() for r in caplog.records if r.name == "conversations.processes"]
+    messages = [
+        r.getMessage() for r in caplog.records if r.name == "conversations.processes.registration"
+    ]
     assert len(messages) == 2
     assert "failed" in messages[0]
     assert "answers again" in messages[1]

@@ -17,13 +17,13 @@ from accounts import links
 from accounts import services as accounts
 from accounts.models import ApiKey, AuditEvent, Invitation, User
 from config.env import ServerSettings, explain
-from conversations import upkeep
-from conversations.erasing import completion_erase
-from conversations.folding import hours_fold
 from conversations.models import Completion, CompletionContent, Conversation, Message, UsageHour
-from conversations.retention import limits_now, prune, would_prune
+from conversations.processes import upkeep
+from conversations.retention.erasing import completion_erase
+from conversations.retention.pruning import limits_now, prune, would_prune
 from conversations.services import completions_flush
-from conversations.usage import UsageQuery, total, usage
+from conversations.usage.folding import hours_fold
+from conversations.usage.totals import UsageQuery, total, usage
 from tests.conversations.marked import MARK, everything_said_by, places_of
 from tests.environment import ON_POSTGRES
 

@@ -16,9 +16,9 @@ from accounts.models import AuditEvent, User
 from accounts.services import key_create
 from conversations import reviews
 from conversations.charts import Chart, Series, number
-from conversations.folding import hours_fold
 from conversations.models import Completion, Conversation, Review
 from conversations.staff.dashboard import RANGES, dashboard
+from conversations.usage.folding import hours_fold
 
 pytestmark = pytest.mark.django_db
 

@@ -18,7 +18,7 @@ from accounts.links import password_path, password_tokens
 from accounts.models import ApiKey, AuditEvent, User
 from conversations import reviews
 from conversations.models import Completion, Conversation, RoleRight
-from conversations.services import process_register
+from conversations.processes.presence import process_register
 from conversations.staff import roles
 from conversations.staff.roles import ROLES
 

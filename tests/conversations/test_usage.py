@@ -7,10 +7,10 @@ import pytest
 from django.utils import timezone
 
 from accounts import services as accounts
-from conversations import folding
-from conversations.folding import folded_until, hour_of, hours_fold
 from conversations.models import Completion, UsageHour
-from conversations.usage import UsageQuery, total, usage
+from conversations.usage import folding
+from conversations.usage.folding import folded_until, hour_of, hours_fold
+from conversations.usage.totals import UsageQuery, total, usage
 
 HOUR = timedelta(hours=1)
 GROUPINGS = (

@@ -5,7 +5,7 @@ from django.apps import apps
 from django.db import connection
 
 from conversations.models import Completion, Conversation, Message
-from conversations.services import processes_sweep
+from conversations.processes.sweeping import processes_sweep
 from llmapi.executors import database
 from llmapi.flusher import flusher
 from tests.door.client import Client

@@ -10,8 +10,9 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from accounts.models import ApiKey, Scope
-from conversations import stored
 from conversations.models import Completion, Message
+from conversations.own import stored
+from conversations.own.stored import Cut
 from conversations.services import (
     ChoiceEnd,
     CompletionEnd,
@@ -21,7 +22,6 @@ from conversations.services import (
     completion_start,
     completions_flush,
 )
-from conversations.stored import Cut
 from llmapi.executors import database
 from tests.door.test_history import CHAT
 

@@ -10,9 +10,9 @@ from django.contrib.auth.models import Group, Permission
 
 from accounts.models import ApiKey, Scope, User
 from accounts.services import key_create
-from conversations.folding import hours_fold
 from conversations.models import Completion
 from conversations.staff.roles import ROLES
+from conversations.usage.folding import hours_fold
 from tests.door.client import Client
 
 DAY0 = datetime(2026, 3, 1, tzinfo=UTC)

@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
 MANAGE = (str(PROJECT_DIR / "manage.py"),)
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
 SERVES = re.compile(r"^llmapi serves .+ at (http://\S+) \(", re.MULTILINE)
 OURS = (

@@ -8,7 +8,7 @@ from accounts import audit
 from accounts.management.database import failing_as
 from accounts.models import AuditEvent, User
 from accounts.services import user_retire
-from conversations.erasing import file_rewrite, user_erase
+from conversations.retention.erasing import file_rewrite, user_erase
 
 
 class Command(BaseCommand):

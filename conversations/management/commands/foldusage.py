@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from accounts.management.database import failing_as
-from conversations.folding import folded_until, hours_fold
+from conversations.usage.folding import folded_until, hours_fold
 
 
 class Command(BaseCommand):

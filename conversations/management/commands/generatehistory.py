@@ -7,9 +7,9 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 
 from accounts.management.database import failing_as
+from conversations.measuring.synthetic import Plan, generate
 from conversations.models import Completion
-from conversations.synthetic import Plan, generate
-from conversations.upkeep import analyse
+from conversations.processes.upkeep import analyse
 
 
 class Command(BaseCommand):

@@ -5,7 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from accounts.management.database import failing_as
-from conversations.retention import limits_now, prune, would_prune
+from conversations.retention.pruning import limits_now, prune, would_prune
 
 
 class Command(BaseCommand):

@@ -24,8 +24,8 @@ from redis import RedisError
 from accounts.limits.limiter import limiter
 from accounts.limits.shared import SharedStore
 from accounts.services import first_staff_create
-from conversations.lockfile import LockFile
-from conversations.processes import ProcessRegistration
+from conversations.processes.lockfile import LockFile
+from conversations.processes.registration import ProcessRegistration
 from llmapi.adapters import adapters_restore
 from llmapi.backends.base import BackendFailed
 from llmapi.configured import configured_backends

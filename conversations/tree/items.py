@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 
 from django.utils import timezone
 
-from conversations import chain, paths, rows
 from conversations.errors import ConversationBusy, NotFound
-from conversations.matching import stored_inputs
 from conversations.models import Completion, Conversation, Message
-from conversations.paths import Leaf
-from conversations.said import NewMessage, title_of
-from conversations.tree import lock_conversation, new_inputs
-from conversations.writing import write_transaction
+from conversations.storage import rows
+from conversations.storage.writing import write_transaction
+from conversations.tree import chain, paths
+from conversations.tree.matching import stored_inputs
+from conversations.tree.paths import Leaf
+from conversations.tree.placing import lock_conversation, new_inputs
+from conversations.tree.said import NewMessage, title_of
 
 
 def conversation_create(

@@ -12,8 +12,8 @@ from django.db.models.functions import Cast, Greatest, Left, Lower, StrIndex, Su
 
 from accounts.models import ApiKey
 from conversations import selectors
-from conversations.jsontext import as_stored
 from conversations.models import Completion, Conversation, Message
+from conversations.storage.jsontext import as_stored
 
 MOST_WORDS = 8
 PLAYGROUND = "playground"

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conversations.jsontext import JSONValue
+from conversations.storage.jsontext import JSONValue
 
 TITLE_LENGTH = 80
 

@@ -14,9 +14,9 @@ from django.contrib.contenttypes.models import ContentType
 from django.db import connection, models
 from django.utils import timezone
 
-from conversations import tree
 from conversations.models import Completion, CompletionContent, Conversation, Message
-from conversations.writing import write_transaction
+from conversations.storage.writing import write_transaction
+from conversations.tree import placing
 
 Status = Completion.Status
 # A transaction that erases holds SQLite's one write lock: tens of milliseconds for so many.
@@ -191,7 +191,7 @@ def _retitle(conversation_pk: int, gone: set[str]) -> None:
 
 
 def _title_of(message: Message) -> str:
-    return tree.title_of([tree.NewMessage(message.role, message.content)])
+    return placing.title_of([placing.NewMessage(message.role, message.content)])
 
 
 # ---- rows ----------------------------------------------------------------------------------------

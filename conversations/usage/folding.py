@@ -2,8 +2,8 @@
 
 The completions are the truth. Hours are folded in order, each in one transaction, once they are
 over and none of their requests runs any more; what is after the newest folded hour is counted from
-the completions themselves (`conversations.usage`), so there is no mark to keep. An hour is folded
-anew if a request of it gets another end. Of several processes that fold at once, one does.
+the completions themselves (`usage.totals`), so there is no mark to keep. An hour is folded anew if
+a request of it gets another end. Of several processes that fold at once, one does.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from conversations.models import Completion, UsageHour
-from conversations.writing import write_transaction
+from conversations.storage.writing import write_transaction
 
 Status = Completion.Status
 HOUR = timedelta(hours=1)

@@ -20,11 +20,11 @@ from django.utils import timezone
 
 from accounts import keys
 from accounts.models import ApiKey, User
-from conversations import chain, tree
-from conversations.babble import Babble
-from conversations.bulk import Loader
 from conversations.ids import ALPHABET, LENGTH
+from conversations.measuring.babble import Babble
+from conversations.measuring.bulk import Loader
 from conversations.models import Completion, CompletionContent, Conversation, Message
+from conversations.tree import chain, placing
 
 ROWS_AT_ONCE = 20_000
 MODELS = ("SmolLM2-135M-Instruct", "chinese-alpaca-2-7b", "law", "medical")
@@ -161,7 +161,7 @@ class Writer:
         title = ""
         for turn in range(min(turns, 30)):
             question = self.text(1)
-            title = title or tree.title_of([tree.NewMessage("user", question)])
+            title = title or placing.title_of([placing.NewMessage("user", question)])
             chain_hash = chain.link(chain_hash, "user", "", question)
             head = self.write_message(
                 conversation, parent, depth, "user", question, chain_hash, time, None, ""

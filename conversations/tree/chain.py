@@ -8,7 +8,7 @@ an equal history. The root is salted with the user: equal words of two users nev
 import hashlib
 from collections.abc import Iterable
 
-from conversations.jsontext import JSONValue, canonical
+from conversations.storage.jsontext import JSONValue, canonical
 
 # Part of every hash: another one would part stored histories from the calls that continue them.
 VERSION = "llmapi chain 1"

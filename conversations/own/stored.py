@@ -12,10 +12,10 @@ from django.db import connection, models
 from django.db.models import Exists, OuterRef, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
-from conversations import paths
 from conversations.errors import NotFound
 from conversations.models import Completion, Conversation, Message
-from conversations.plainly import plainly
+from conversations.storage.plainly import plainly
+from conversations.tree import paths
 
 Row = TypeVar("Row", bound=models.Model)
 

@@ -7,8 +7,8 @@ import time
 
 from django.db import close_old_connections, connection
 
-from conversations.folding import hours_fold
-from conversations.retention import limits_now, prune
+from conversations.retention.pruning import limits_now, prune
+from conversations.usage.folding import hours_fold
 
 logger = logging.getLogger(__name__)
 

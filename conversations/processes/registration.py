@@ -10,9 +10,10 @@ from uuid import uuid4
 from django.conf import settings
 from django.db import close_old_connections, connection
 
-from conversations import services
-from conversations.lockfile import LockFile, this_host
-from conversations.upkeep import Upkeep
+from conversations.processes import presence
+from conversations.processes.lockfile import LockFile, this_host
+from conversations.processes.sweeping import processes_sweep
+from conversations.processes.upkeep import Upkeep
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +44,10 @@ class ProcessRegistration:
         processes left. Raises OSError or a database error, and then holds nothing."""
         lock = LockFile(Path(settings.VAR_DIR) / "run" / f"{self._uuid}.lock")
         try:
-            self.process_id = services.process_register(
+            self.process_id = presence.process_register(
                 uuid=self._uuid, host=this_host(), pid=os.getpid(), lock_path=str(lock.path)
             )
-            services.processes_sweep()
+            processes_sweep()
         except BaseException:
             lock.release()
             raise
@@ -63,7 +64,7 @@ class ProcessRegistration:
         self._stopping.set()
         self._thread.join()
         try:
-            services.process_stop(self.process_id)
+            presence.process_stop(self.process_id)
         except Exception:
             logger.exception("this server process could not be marked as stopped")
         self._lock.release()
@@ -79,15 +80,15 @@ class ProcessRegistration:
     def _beat(self) -> None:
         try:
             close_old_connections()
-            services.process_beat(self.process_id)
+            presence.process_beat(self.process_id)
             if self._is_failing:
                 logger.warning("the database answers again; the heartbeat goes on")
                 self._is_failing = False
                 # All heartbeats stood still while the database was away. Those of other hosts get
                 # the time to beat again before they are taken for dead.
-                self._sweep_from = time.monotonic() + services.HEARTBEAT_DEAD_AFTER_S
+                self._sweep_from = time.monotonic() + presence.HEARTBEAT_DEAD_AFTER_S
             if time.monotonic() >= self._sweep_from:
-                services.processes_sweep()
+                processes_sweep()
         except Exception:
             # Whatever it was, a heartbeat that stops would have this process taken for dead.
             if not self._is_failing:

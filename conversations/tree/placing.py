@@ -6,13 +6,14 @@ from datetime import datetime
 
 from django.db import connection
 
-from conversations import chain, rows
 from conversations.errors import ConversationChanged
-from conversations.jsontext import JSONValue
-from conversations.matching import deepest_answer, stored_inputs
 from conversations.models import Conversation, Message
-from conversations.paths import Leaf
-from conversations.said import NewMessage, title_of
+from conversations.storage import rows
+from conversations.storage.jsontext import JSONValue
+from conversations.tree import chain
+from conversations.tree.matching import deepest_answer, stored_inputs
+from conversations.tree.paths import Leaf
+from conversations.tree.said import NewMessage, title_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from django.utils import timezone
 
 from accounts import audit
 from accounts.models import AuditEvent
-from conversations.erasing import (
+from conversations.models import Completion, Conversation, UsageHour
+from conversations.retention.erasing import (
     COMPLETIONS_AT_ONCE,
     CONVERSATIONS_AT_ONCE,
     StillRunning,
@@ -23,9 +24,8 @@ from conversations.erasing import (
     completions_erase,
     trees_erase,
 )
-from conversations.folding import hour_of
-from conversations.models import Completion, Conversation, UsageHour
-from conversations.writing import write_transaction
+from conversations.storage.writing import write_transaction
+from conversations.usage.folding import hour_of
 
 
 @dataclass(slots=True)

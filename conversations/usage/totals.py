@@ -12,8 +12,8 @@ from typing import Any, Literal
 from django.db.models import QuerySet, Sum
 from django.db.models.functions import TruncDay, TruncHour
 
-from conversations.folding import HOUR, SUMS_OF_GROUPS, begun_within, folded_until, hour_of
 from conversations.models import UsageHour
+from conversations.usage.folding import HOUR, SUMS_OF_GROUPS, begun_within, folded_until, hour_of
 
 Width = Literal["hour", "day"]
 Group = Literal["user", "api_key", "model", "kind"]

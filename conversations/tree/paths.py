@@ -13,9 +13,9 @@ from datetime import datetime
 
 from django.db.models import Exists, OuterRef
 
-from conversations import chain
 from conversations.errors import ConversationChanged
 from conversations.models import Completion, Message
+from conversations.tree import chain
 
 ROWS_PER_QUERY = 500
 """Primary keys in one query: below SQLite's limit of variables."""

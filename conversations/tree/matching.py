@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from django.db.models import Q
 
 from conversations.models import Message
-from conversations.paths import Leaf
-from conversations.said import NewMessage
+from conversations.tree.paths import Leaf
+from conversations.tree.said import NewMessage
 
 # Hashes in one query: far below SQLite's limit, and more than nearly every history is long.
 HASHES_PER_QUERY = 500

@@ -1,0 +1,1 @@
+"""A history that nobody made, of any size, to measure with."""

@@ -1,0 +1,1 @@
+"""The web processes that share a database: which of them live, and what they do beside requests."""

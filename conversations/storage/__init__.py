@@ -1,0 +1,1 @@
+"""How rows and JSON are written and read, whatever they hold."""
