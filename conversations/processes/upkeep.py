@@ -8,7 +8,7 @@ import time
 from django.db import close_old_connections, connection
 
 from conversations.retention.pruning import limits_now, prune
-from conversations.usage.folding import hours_fold
+from conversations.usage.folding import days_fold, hours_fold
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ class Upkeep:
         try:
             close_old_connections()
             hours_fold(should_stop=self._stopping.is_set)
+            days_fold(should_stop=self._stopping.is_set)
             if time.monotonic() >= self._prune_from:
                 self._prune_from = time.monotonic() + PRUNE_EVERY_S
                 pruned = prune(limits_now(), should_stop=self._stopping.is_set)

@@ -135,9 +135,7 @@ def figures(chosen: Range) -> Figures:
     for row in usage(replace(span, group_by=("model",))):  # one reading for both
         sums[chosen.start_of(row.start)].add(row.usage)
         models[row.group["model"]].add(row.usage)
-    users: dict[datetime, set[int]] = defaultdict(set)
-    for start, active in active_users(span).items():
-        users[chosen.start_of(start)] |= active
+    users = active_users(span, chosen.start_of)
     today = usage(replace(span, start=bucket_start(now, "day"), width=None, group_by=("user",)))
     return Figures(
         at=now,
@@ -153,7 +151,7 @@ def _charts(
     chosen: Range,
     starts: list[datetime],
     sums: dict[datetime, Usage],
-    users: dict[datetime, set[int]],
+    users: dict[datetime, int],
 ) -> list[Chart]:
     def series(name: str, value: Callable[[Usage], float | None]) -> Series:
         return Series(name, [(start, value(sums[start])) for start in starts])
@@ -168,7 +166,7 @@ def _charts(
             long_time_format="%Y-%m-%d" if chosen.width == "day" else "%Y-%m-%d %H:%M",
         )
 
-    active = Series("active users", [(start, len(users[start])) for start in starts])
+    active = Series("active users", [(start, users.get(start, 0)) for start in starts])
     return [
         chart("Requests", series("requests", lambda used: used.requests)),
         chart(

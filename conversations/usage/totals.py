@@ -1,23 +1,36 @@
 """What was used: by whom, of which model, in which hour or day. Nothing here writes.
 
 Folded hours (`UsageHour`) and, after them, the completions themselves: each request is counted
-once, in the hour in which it began. Hours and days are those of UTC.
+once, in the hour in which it began. Where whole days tell enough, folded days (`UserDay`,
+`ModelDay`) stand for their hours. Hours and days are those of UTC.
 """
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, fields
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from django.db.models import QuerySet, Sum
+from django.db.models import Count, QuerySet
 from django.db.models.functions import TruncDay, TruncHour
 
 from conversations.models import UsageHour
-from conversations.usage.folding import HOUR, SUMS_OF_GROUPS, begun_within, folded_until, hour_of
+from conversations.usage.folding import (
+    DAY,
+    GROUPS_OF_DAYS,
+    HOUR,
+    SUMS_OF_GROUPS,
+    SUMS_OF_HOURS,
+    begun_within,
+    day_of,
+    days_folded_until,
+    folded_until,
+    hour_of,
+)
 
 Width = Literal["hour", "day"]
 Group = Literal["user", "api_key", "model", "kind"]
-WIDTHS: dict[Width, timedelta] = {"hour": HOUR, "day": timedelta(days=1)}
+WIDTHS: dict[Width, timedelta] = {"hour": HOUR, "day": DAY}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,19 +103,14 @@ class UsageRow:
 
 def usage(query: UsageQuery) -> list[UsageRow]:
     """Buckets in order of time, and within one the groups in order of their values; without those
-    in which nothing happened. Three queries."""
-    start, end = hour_of(query.start), hour_of(query.end + HOUR - timedelta(microseconds=1))
-    middle = min(max(folded_until() or start, start), end)
-    hours = UsageHour.objects.filter(hour__gte=start, hour__lt=middle)
+    in which nothing happened. Six short queries at most."""
+    start = hour_of(query.start)
     sums: dict[tuple[Any, ...], Usage] = {}
-    for rows, time, totals in (
-        (hours, "hour", {f"sum_{name}": Sum(name) for name in NAMES}),
-        (begun_within(middle, end), "created_at", SUMS_OF_GROUPS),
-    ):
-        for row in _grouped(rows, time, totals, query):
+    for part in _parts(query):
+        for row in _grouped(part, query):
             key = (row.get("bucket") or start, *(row[name] for name in query.group_by))
-            part = Usage(**{name: row[f"sum_{name}"] for name in NAMES})
-            sums.setdefault(key, Usage()).add(part)
+            used = Usage(**{name: row[f"sum_{name}"] for name in NAMES})
+            sums.setdefault(key, Usage()).add(used)
     ordered = sorted(sums, key=lambda key: (key[0], *(_sortable(value) for value in key[1:])))
     return [
         UsageRow(key[0], dict(zip(query.group_by, key[1:], strict=True)), sums[key])
@@ -110,20 +118,23 @@ def usage(query: UsageQuery) -> list[UsageRow]:
     ]
 
 
-def active_users(query: UsageQuery) -> dict[datetime, set[int]]:
-    """{bucket: primary keys of those who asked for anything}, of a query with a width. Far cheaper
-    than `usage` by user, for there is nothing to sum up."""
+def active_users(
+    query: UsageQuery, bucket_of: Callable[[datetime], datetime] = lambda start: start
+) -> dict[datetime, int]:
+    """{bucket: how many users asked for anything}, of a query with a width. bucket_of: from the
+    start of an hour to that of a bucket of several. Far cheaper than `usage` by user, for there is
+    nothing to sum up."""
     assert query.width is not None
-    start, end = hour_of(query.start), hour_of(query.end + HOUR - timedelta(microseconds=1))
-    middle = min(max(folded_until() or start, start), end)
-    hours = UsageHour.objects.filter(hour__gte=start, hour__lt=middle)
-    trunc = _Hour if query.width == "hour" else _Day
-    users: dict[datetime, set[int]] = {}
-    for rows, time in ((hours, "hour"), (begun_within(middle, end), "created_at")):
-        pairs = rows.annotate(bucket=trunc(time, tzinfo=UTC)).order_by()
-        for bucket, user in pairs.values_list("bucket", "user").distinct():
-            users.setdefault(bucket, set()).add(user)
-    return users
+    counts: dict[datetime, int] = {}
+    users: dict[datetime, set[int]] = defaultdict(set)
+    for part in _parts(replace(query, group_by=("user",))):
+        if part.time == "day":  # a row for each user
+            counts |= dict(part.rows.values_list("day").annotate(Count("user")))
+            continue
+        pairs = part.rows.annotate(bucket=part.bucket(query.width)).order_by()
+        for start, user in pairs.values_list("bucket", "user").distinct():
+            users[bucket_of(start)].add(user)
+    return counts | {start: len(active) for start, active in users.items()}
 
 
 def total(rows: Iterable[UsageRow]) -> Usage:
@@ -136,32 +147,78 @@ def total(rows: Iterable[UsageRow]) -> Usage:
 
 def bucket_start(time: datetime, width: Width) -> datetime:
     """When the bucket began in which `time` is."""
-    hour = hour_of(time)
-    return hour if width == "hour" else hour.replace(hour=0)
+    return hour_of(time) if width == "hour" else day_of(time)
 
 
 # ---- queries -------------------------------------------------------------------------------------
 
 
-def _grouped(
-    rows: QuerySet[Any], time: str, totals: dict[str, Any], query: UsageQuery
-) -> Iterable[dict[str, Any]]:
-    for field, wanted in (
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows of one table that are to be summed up. time: the column that says when."""
+
+    rows: QuerySet[Any]
+    time: Literal["day", "hour", "created_at"]
+    sums: dict[str, Any]
+
+    def bucket(self, width: Width) -> Any:
+        return (_Hour if width == "hour" else _Day)(self.time, tzinfo=UTC)
+
+
+def _parts(query: UsageQuery) -> Iterator[_Part]:
+    """What holds each request of the query's time once: whole days, if they tell enough, hours
+    before and after them, and the completions after these. The ends of what is folded are taken
+    once: a fold in between moves nothing across them."""
+    start, end = hour_of(query.start), hour_of(query.end + HOUR - timedelta(microseconds=1))
+    hours_end = min(max(folded_until() or start, start), end)
+    days_start = days_end = start
+    days = _days_for(query)
+    if days is not None:
+        first = day_of(start + DAY - timedelta(microseconds=1))
+        last = min(days_folded_until() or first, day_of(hours_end))
+        if first < last:
+            days_start, days_end = first, last
+            rows = days.objects.filter(day__gte=first, day__lt=last)
+            yield _Part(rows, "day", SUMS_OF_HOURS)
+    for from_hour, to_hour in ((start, days_start), (days_end, hours_end)):
+        if from_hour < to_hour:
+            hours = UsageHour.objects.filter(hour__gte=from_hour, hour__lt=to_hour)
+            yield _Part(hours, "hour", SUMS_OF_HOURS)
+    if hours_end < end:
+        yield _Part(begun_within(hours_end, end), "created_at", SUMS_OF_GROUPS)
+
+
+def _days_for(query: UsageQuery) -> Any:
+    """The model of days that tell what is asked, if one does: they know either users or models, no
+    keys and no hours."""
+    asked: set[str] = {*query.group_by}
+    asked |= {field for field, wanted in _restrictions(query) if wanted is not None}
+    if query.width == "hour":
+        return None
+    return next((days for days, names in GROUPS_OF_DAYS.items() if asked <= {*names}), None)
+
+
+def _restrictions(query: UsageQuery) -> list[tuple[str, Collection[Any] | None]]:
+    return [
         ("user", query.users),
         ("api_key", query.keys),
         ("model", query.models),
         ("kind", query.kinds),
-    ):
+    ]
+
+
+def _grouped(part: _Part, query: UsageQuery) -> Iterable[dict[str, Any]]:
+    rows = part.rows
+    for field, wanted in _restrictions(query):
         if wanted is not None:
             rows = rows.filter(**{f"{field}__in": wanted})
     names: list[str] = list(query.group_by)
     if query.width is not None:
-        trunc = _Hour if query.width == "hour" else _Day
-        rows = rows.annotate(bucket=trunc(time, tzinfo=UTC))
+        rows = rows.annotate(bucket=part.bucket(query.width))
         names.append("bucket")
     if not names:
-        return [rows.aggregate(**totals)] if rows.exists() else []
-    return rows.order_by().values(*names).annotate(**totals)
+        return [rows.aggregate(**part.sums)] if rows.exists() else []
+    return rows.order_by().values(*names).annotate(**part.sums)
 
 
 class _Hour(TruncHour):
