@@ -135,13 +135,12 @@ def figures(chosen: Range) -> Figures:
     for row in usage(replace(span, group_by=("model",))):  # one reading for both
         sums[chosen.start_of(row.start)].add(row.usage)
         models[row.group["model"]].add(row.usage)
-    users = active_users(span, chosen.start_of)
     today = usage(replace(span, start=bucket_start(now, "day"), width=None, group_by=("user",)))
     return Figures(
         at=now,
         today=total(today),
         users_today=len(today),
-        charts=_charts(chosen, starts, sums, users),
+        charts=_charts(chosen, starts, sums, active_users(starts, span.end)),
         users=_busiest_users(span),
         models=[Top(name, used, share) for name, used, share in _top(models)],
     )
@@ -151,7 +150,7 @@ def _charts(
     chosen: Range,
     starts: list[datetime],
     sums: dict[datetime, Usage],
-    users: dict[datetime, int],
+    active: list[int],
 ) -> list[Chart]:
     def series(name: str, value: Callable[[Usage], float | None]) -> Series:
         return Series(name, [(start, value(sums[start])) for start in starts])
@@ -166,7 +165,6 @@ def _charts(
             long_time_format="%Y-%m-%d" if chosen.width == "day" else "%Y-%m-%d %H:%M",
         )
 
-    active = Series("active users", [(start, users.get(start, 0)) for start in starts])
     return [
         chart("Requests", series("requests", lambda used: used.requests)),
         chart(
@@ -174,7 +172,7 @@ def _charts(
             series("in", lambda used: used.prompt_tokens),
             series("out", lambda used: used.completion_tokens),
         ),
-        chart("Active users", active),
+        chart("Active users", Series("active users", [*zip(starts, active, strict=True)])),
         chart(
             "Errors",
             series("cancelled", lambda used: used.cancelled),

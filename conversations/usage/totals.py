@@ -6,12 +6,13 @@ once, in the hour in which it began. Where whole days tell enough, folded days (
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any, Literal
 
-from django.db.models import Count, QuerySet
+from django.db.models import Case, Count, IntegerField, QuerySet, When
 from django.db.models.functions import TruncDay, TruncHour
 
 from conversations.models import UsageHour
@@ -118,23 +119,27 @@ def usage(query: UsageQuery) -> list[UsageRow]:
     ]
 
 
-def active_users(
-    query: UsageQuery, bucket_of: Callable[[datetime], datetime] = lambda start: start
-) -> dict[datetime, int]:
-    """{bucket: how many users asked for anything}, of a query with a width. bucket_of: from the
-    start of an hour to that of a bucket of several. Far cheaper than `usage` by user, for there is
-    nothing to sum up."""
-    assert query.width is not None
-    counts: dict[datetime, int] = {}
+def active_users(starts: Sequence[datetime], end: datetime) -> list[int]:
+    """How many users asked for anything from each of these times, which are whole hours in order,
+    to the next one; from the last, to `end`. Far cheaper than `usage` by user, for there is nothing
+    to sum up."""
+    are_days = all(start == day_of(start) for start in starts) and all(
+        after - before == DAY for before, after in pairwise(starts)
+    )
+    query = UsageQuery(
+        start=starts[0], end=end, width="day" if are_days else "hour", group_by=("user",)
+    )
+    counts = dict.fromkeys(starts, 0)
     users: dict[datetime, set[int]] = defaultdict(set)
-    for part in _parts(replace(query, group_by=("user",))):
+    for part in _parts(query):
         if part.time == "day":  # a row for each user
-            counts |= dict(part.rows.values_list("day").annotate(Count("user")))
+            counts |= dict(part.rows.order_by().values_list("day").annotate(Count("user")))
             continue
-        pairs = part.rows.annotate(bucket=part.bucket(query.width)).order_by()
-        for start, user in pairs.values_list("bucket", "user").distinct():
-            users[bucket_of(start)].add(user)
-    return counts | {start: len(active) for start, active in users.items()}
+        numbered = part.rows.annotate(bucket=part.number_of_bucket(starts)).order_by()
+        for number, user in numbered.values_list("bucket", "user").distinct():
+            users[starts[number]].add(user)
+    counts |= {start: len(active) for start, active in users.items()}
+    return [counts[start] for start in starts]
 
 
 def total(rows: Iterable[UsageRow]) -> Usage:
@@ -163,6 +168,14 @@ class _Part:
 
     def bucket(self, width: Width) -> Any:
         return (_Hour if width == "hour" else _Day)(self.time, tzinfo=UTC)
+
+    def number_of_bucket(self, starts: Sequence[datetime]) -> Any:
+        """0 for what is before the second of these times, 1 for what is before the third, ..."""
+        before = (
+            When(**{f"{self.time}__lt": stop}, then=number)
+            for number, stop in enumerate(starts[1:])
+        )
+        return Case(*before, default=len(starts) - 1, output_field=IntegerField())
 
 
 def _parts(query: UsageQuery) -> Iterator[_Part]:
