@@ -43,7 +43,7 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
-    "conversations.middleware.ExportsMiddleware",
+    "conversations.exports.middleware.ExportsMiddleware",
 ]
 
 ROOT_URLCONF = "config.urls"

@@ -5,11 +5,11 @@ from collections.abc import Iterable
 from django.http import HttpRequest, StreamingHttpResponse
 
 from accounts.pages.access import page
-from conversations.exporting import completions_jsonl, conversations_jsonl
+from conversations.exports.jsonl import completions_jsonl, conversations_jsonl
+from conversations.exports.streaming import export_begin
 from conversations.models import Completion, Conversation
 from conversations.own.searching import own_completions, own_conversations
 from conversations.pages.finding import find_completion, find_conversation
-from conversations.streaming import export_begin
 
 
 @page

@@ -7,7 +7,7 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
 from accounts.models import AuditEvent
-from conversations.filters import TextFilter
+from conversations.staff.filters import TextFilter
 from conversations.staff.reading import HistoryAdmin, time_shown
 
 

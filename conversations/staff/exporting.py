@@ -17,9 +17,9 @@ from django.utils import timezone
 from accounts import audit
 from accounts.models import AuditEvent
 from conversations import selectors
+from conversations.exports.streaming import export_begin
 from conversations.staff.reading import HistoryAdmin
 from conversations.storage.writing import write_transaction
-from conversations.streaming import export_begin
 
 
 class ExportedAdmin(HistoryAdmin):

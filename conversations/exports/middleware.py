@@ -5,7 +5,7 @@ from django.utils.deprecation import MiddlewareMixin
 from django.utils.translation import gettext as _
 
 from accounts.pages.errors import error_page
-from conversations.streaming import TooManyExports
+from conversations.exports.streaming import TooManyExports
 
 
 class ExportsMiddleware(MiddlewareMixin):
