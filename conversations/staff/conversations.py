@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.contrib.admin.views.main import ChangeList
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from accounts import audit
@@ -28,6 +28,9 @@ from conversations.staff.filters import (
 )
 from conversations.staff.reading import badge, may_export, may_read, owner_shown, time_shown
 from conversations.staff.reviewing import ReviewedAdmin, may_review, review_badge
+
+MODELS_SHOWN = 3
+"""Of one conversation, in the list."""
 
 
 class ConversationList(ChangeList):
@@ -152,8 +155,13 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
         return owner_shown(conversation)
 
     @admin.display(description="model")
-    def models(self, conversation: Any) -> str:
-        return ", ".join(conversation.summary.models)
+    def models(self, conversation: Any) -> SafeString:
+        names = conversation.summary.models
+        shown = [(name, name) for name in names[:MODELS_SHOWN]]
+        if len(names) > MODELS_SHOWN:
+            shown.append((", ".join(names), f"{len(names) - MODELS_SHOWN} more"))
+        spans = format_html_join("", '<span title="{}">{}</span>', shown)
+        return format_html('<span class="history-models">{}</span>', spans)
 
     @admin.display(description="messages")
     def messages_count(self, conversation: Any) -> int:
@@ -163,7 +171,7 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
     def tokens(self, conversation: Any) -> str:
         return f"{conversation.summary.prompt_tokens} + {conversation.summary.completion_tokens}"
 
-    @admin.display(description="last status")
+    @admin.display(description="status")
     def last_status(self, conversation: Any) -> str:
         return badge(conversation.summary.last_status)
 

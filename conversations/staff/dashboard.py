@@ -140,7 +140,7 @@ def _charts(
         ),
         chosen.chart("Active users", Series("active users", [*zip(starts, active, strict=True)])),
         chosen.chart(
-            "Errors",
+            "Cancelled and failed",
             series("cancelled", lambda used: used.cancelled),
             series("failed", lambda used: used.failed),
         ),

@@ -22,7 +22,7 @@ from accounts.models import ApiKey, AuditEvent, User
 from accounts.rights import governed_by, may_govern
 from conversations.retention.erasing import user_erase
 from conversations.staff.erasing import NOT_GOVERNED, confirmation, is_confirmed
-from conversations.staff.reading import may_erase, time_shown
+from conversations.staff.reading import day_shown, may_erase, time_shown
 from conversations.usage.totals import Group, Usage, UsageQuery, usage
 
 USAGE_DAYS = 30
@@ -104,7 +104,7 @@ class GovernedAdmin(admin.ModelAdmin):
         if not row.used.requests:
             return "nothing"
         return format_html(
-            '<span title="{} in + {} out">{} tokens</span><br>{} request{}',
+            '<span title="{} in + {} out">{} tokens</span><br><span>{} request{}</span>',
             f"{row.used.prompt_tokens:,}",
             f"{row.used.completion_tokens:,}",
             f"{row.used.total_tokens:,}",
@@ -127,6 +127,7 @@ class UserUsageAdmin(GovernedAdmin, UserAdmin):
     ]
     actions = [*UserAdmin.actions, "erase_texts"]
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
 
     def owner(self, obj: User) -> User:
         return obj
@@ -185,7 +186,10 @@ class UserUsageAdmin(GovernedAdmin, UserAdmin):
 
 @admin.register(ApiKey)
 class ApiKeyUsageAdmin(GovernedAdmin, ApiKeyAdmin):
-    list_display = [*ApiKeyAdmin.list_display, "used_lately", "ways"]
+    list_display = [
+        *("name_or_key", "status", "masked", "user"),
+        *("last_used", "ends", "made", "used_lately", "ways"),
+    ]
     owner_path = "user__"
 
     def owner(self, obj: ApiKey) -> User:
@@ -195,6 +199,18 @@ class ApiKeyUsageAdmin(GovernedAdmin, ApiKeyAdmin):
         if db_field.name == "user":
             kwargs["queryset"] = User.objects.filter(governed_by(request.user))
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    @admin.display(description="last used", ordering="last_used_at")
+    def last_used(self, key: ApiKey) -> str:
+        return day_shown(key.last_used_at)
+
+    @admin.display(description="ends", ordering="expires_at")
+    def ends(self, key: ApiKey) -> str:
+        return day_shown(key.expires_at)
+
+    @admin.display(description="made", ordering="created_at")
+    def made(self, key: ApiKey) -> str:
+        return day_shown(key.created_at)
 
     @admin.display(description="see")
     def ways(self, key: Any) -> SafeString:

@@ -8,13 +8,15 @@ from django.utils import timezone
 
 from conversations.models import ServerProcess
 from conversations.processes.presence import HEARTBEAT_DEAD_AFTER_S
-from conversations.staff.reading import ShallowPaginator
+from conversations.staff.reading import ShallowPaginator, time_shown
 
 
 @admin.register(ServerProcess)
 class ServerProcessAdmin(admin.ModelAdmin):
-    list_display = ("uuid", "host_name", "pid", "started_at", "heartbeat_at", "stopped_at", "state")
-    fields = readonly_fields = (*list_display, "host")
+    list_display = ("__str__", "state", "started", "heard")
+    fields = readonly_fields = (
+        *("uuid", "host", "pid", "state", "started_at", "heartbeat_at", "stopped_at"),
+    )
     ordering = ("-pk",)
     actions = None
     show_full_result_count = False
@@ -29,13 +31,20 @@ class ServerProcessAdmin(admin.ModelAdmin):
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
-    @admin.display(description="host")
-    def host_name(self, process: ServerProcess) -> str:
-        return process.host.split("/")[0]
-
     @admin.display(description="state")
     def state(self, process: ServerProcess) -> str:
         if process.stopped_at is not None:
-            return "stopped"
+            return f"stopped {time_shown(process.stopped_at)}"
         silent_s = (timezone.now() - process.heartbeat_at).total_seconds()
         return "alive" if silent_s <= HEARTBEAT_DEAD_AFTER_S else f"silent for {silent_s:.0f} s"
+
+    @admin.display(description="started", ordering="started_at")
+    def started(self, process: ServerProcess) -> str:
+        return time_shown(process.started_at)
+
+    @admin.display(description="last heard", ordering="heartbeat_at")
+    def heard(self, process: ServerProcess) -> str:
+        return time_shown(process.heartbeat_at)
+
+    class Media:
+        css = {"all": ["conversations/history.css"]}

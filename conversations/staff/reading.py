@@ -173,5 +173,12 @@ def time_shown(time: datetime | None, *, seconds: bool = True) -> str:
     return timezone.localtime(time).strftime("%Y-%m-%d %H:%M" + (":%S" if seconds else ""))
 
 
+def day_shown(time: datetime | None) -> SafeString | str:
+    """Its day, and the rest of it for those who point at it."""
+    if time is None:
+        return ""
+    return format_html('<span title="{0}">{1}</span>', time_shown(time), time_shown(time)[:10])
+
+
 def badge(status: str) -> SafeString:
     return format_html('<span class="history-status" data-status="{0}">{0}</span>', status)
