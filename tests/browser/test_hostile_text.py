@@ -11,6 +11,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from tests.browser.chromium import look
 from tests.browser.hostile import HARM, LONG, MARK, SHORT, TEXT
 from tests.browser.reader import Reader
 
@@ -72,6 +73,9 @@ ADMIN = (
     "conversations/serverprocess/{process_pk}/change/",
     "llmapi/adapter/",
 )
+DJANGOS = ("/history/", "/password/")
+"""Pages of the admin that are Django's own."""
+
 OPEN_PAGES = (
     f"/sign-in/?next={quote('javascript:window.hacked=1//' + TEXT)}",
     f"/nothing/{quote(TEXT)}/",
@@ -94,7 +98,9 @@ def sign_in(reader: Reader, session: str) -> None:
 def harm_done(
     reader: Reader, paths: list[str], refused: str = "nothing is"
 ) -> dict[str, list[str]]:
-    """{page: what went wrong there}. refused: a pattern of complaints about the page itself."""
+    """{page: what went wrong there, on a phone}. refused: a pattern of complaints about the page
+    itself."""
+    look(reader.driver, 390, 844)
     harmed = {}
     for path in paths:
         reader.open(path)
@@ -104,6 +110,8 @@ def harm_done(
             found.append(f"is elsewhere: {reader.driver.current_url}")
         if MARK not in reader.driver.page_source + reader.driver.current_url:
             found.append("shows nothing of it")
+        if reader.is_too_wide() and not path.endswith(DJANGOS):
+            found.append("is wider than the phone")
         if found:
             harmed[path] = found
     return harmed
