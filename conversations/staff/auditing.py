@@ -8,8 +8,9 @@ from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
 from accounts.models import AuditEvent
+from conversations.staff.columns import time_shown
 from conversations.staff.filters import TextFilter
-from conversations.staff.reading import HistoryAdmin, time_shown
+from conversations.staff.reading import HistoryAdmin
 
 NOBODY = "(the server, or a command)"
 

@@ -12,11 +12,12 @@ from accounts.models import AuditEvent
 from conversations import selectors
 from conversations.exports.spreadsheet import completions_csv
 from conversations.models import Completion
+from conversations.staff.columns import badge, owner_shown, time_shown
 from conversations.staff.erasing import ErasedCompletions
 from conversations.staff.exporting import ExportedAdmin
 from conversations.staff.filters import KeyFilter, ModelFilter, StatusFilter, UserFilter
 from conversations.staff.pruning import PrunedAdmin
-from conversations.staff.reading import badge, may_read, owner_shown, time_shown
+from conversations.staff.reading import may_read
 
 
 @admin.register(Completion)

@@ -14,6 +14,7 @@ from accounts.models import AuditEvent
 from conversations import selectors
 from conversations.exports.jsonl import conversations_jsonl
 from conversations.models import Conversation, Review
+from conversations.staff.columns import badge, owner_shown, time_shown
 from conversations.staff.erasing import ErasedConversations
 from conversations.staff.exporting import ExportedAdmin
 from conversations.staff.filters import (
@@ -26,7 +27,7 @@ from conversations.staff.filters import (
     StatusFilter,
     UserFilter,
 )
-from conversations.staff.reading import badge, may_export, may_read, owner_shown, time_shown
+from conversations.staff.reading import may_export, may_read
 from conversations.staff.reviewing import ReviewedAdmin, may_review, review_badge
 
 MODELS_SHOWN = 3

@@ -21,8 +21,9 @@ from accounts.admin import ApiKeyAdmin, UserAdmin
 from accounts.models import ApiKey, AuditEvent, User
 from accounts.rights import governed_by, may_govern
 from conversations.retention.erasing import user_erase
+from conversations.staff.columns import day_shown, time_shown
 from conversations.staff.erasing import NOT_GOVERNED, confirmation, is_confirmed
-from conversations.staff.reading import day_shown, may_erase, time_shown
+from conversations.staff.reading import may_erase
 from conversations.usage.totals import Group, Usage, UsageQuery, usage
 
 USAGE_DAYS = 30

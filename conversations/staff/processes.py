@@ -8,7 +8,8 @@ from django.utils import timezone
 
 from conversations.models import ServerProcess
 from conversations.processes.presence import HEARTBEAT_DEAD_AFTER_S
-from conversations.staff.reading import ShallowPaginator, time_shown
+from conversations.staff.columns import time_shown
+from conversations.staff.reading import ShallowPaginator
 
 
 @admin.register(ServerProcess)

@@ -14,7 +14,8 @@ from django.utils.safestring import SafeString
 from accounts.models import User
 from conversations import reviews
 from conversations.models import Conversation, Label, Review
-from conversations.staff.reading import HistoryAdmin, may_read, time_shown
+from conversations.staff.columns import time_shown
+from conversations.staff.reading import HistoryAdmin, may_read
 
 LABELS_SHOWN = 200
 NEW_LABELS = 10
