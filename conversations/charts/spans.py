@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from conversations.charts.chart import Chart, Kind, Series
-from conversations.usage.totals import UsageQuery, Width, bucket_start
+from conversations.usage.query import UsageQuery, Width, bucket_start
 
 
 @dataclass(frozen=True, slots=True)

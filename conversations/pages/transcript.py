@@ -1,6 +1,5 @@
 """A conversation of one's own: read, renamed, a message by itself."""
 
-
 from django import forms
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse

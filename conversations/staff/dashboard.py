@@ -16,14 +16,8 @@ from conversations.charts.chart import Chart, Series
 from conversations.charts.spans import Span
 from conversations.models import Completion, ServerProcess
 from conversations.processes.presence import HEARTBEAT_DEAD_AFTER_S
-from conversations.usage.totals import (
-    Usage,
-    UsageQuery,
-    active_users,
-    bucket_start,
-    total,
-    usage,
-)
+from conversations.usage.query import UsageQuery, bucket_start
+from conversations.usage.totals import Usage, active_users, total, usage
 
 Name = TypeVar("Name")
 

@@ -24,7 +24,8 @@ from conversations.retention.erasing import user_erase
 from conversations.staff.columns import day_shown, time_shown
 from conversations.staff.erasing import NOT_GOVERNED, confirmation, is_confirmed
 from conversations.staff.reading import may_erase
-from conversations.usage.totals import Group, Usage, UsageQuery, usage
+from conversations.usage.query import Group, UsageQuery
+from conversations.usage.totals import Usage, usage
 
 USAGE_DAYS = 30
 RIGHTS = ("is_staff", "is_superuser", "groups", "user_permissions")

@@ -3,7 +3,7 @@
 
 The completions are the truth. Hours are folded in order, each in one transaction, once they are
 over and none of their requests runs any more; what is after the newest folded hour is counted from
-the completions themselves (`usage.totals`), so there is no mark to keep. Days are folded likewise,
+the completions themselves (`usage.parts`), so there is no mark to keep. Days are folded likewise,
 once all of their hours are. An hour, and its day, is folded anew if a request of it gets another
 end. Of several processes that fold at once, one does.
 """

@@ -32,7 +32,8 @@ from conversations.retention.erasing import completion_erase
 from conversations.retention.pruning import limits_now, prune, would_prune
 from conversations.services import completions_flush
 from conversations.usage.folding import day_of, days_fold, hours_fold
-from conversations.usage.totals import UsageQuery, total, usage
+from conversations.usage.query import UsageQuery
+from conversations.usage.totals import total, usage
 from tests.conversations.marked import MARK, everything_said_by, places_of
 from tests.environment import ON_POSTGRES
 

@@ -18,7 +18,8 @@ from conversations.usage.folding import (
     hour_of,
     hours_fold,
 )
-from conversations.usage.totals import UsageQuery, active_users, total, usage
+from conversations.usage.query import UsageQuery
+from conversations.usage.totals import active_users, total, usage
 
 HOUR = timedelta(hours=1)
 GROUPINGS = (
