@@ -10,13 +10,23 @@ def client_address(request: HttpRequest) -> str:
     """The address of the client: the connection's, or, behind proxies (LLMAPI_PROXIES), the one
     that the outermost of them saw. What stands before that in `X-Forwarded-For` the client may have
     written itself. Empty if there is none that can be read."""
-    address = request.META.get("REMOTE_ADDR") or ""
+    connection = request.META.get("REMOTE_ADDR") or ""
     proxies = settings.LLMAPI.proxies
     if proxies:
         seen = request.headers.get("X-Forwarded-For", "").split(",")[-proxies:]
-        address = seen[0].strip() or address
+        return readable(seen[0]) or readable(connection)
+    return readable(connection)
+
+
+def readable(text: str) -> str:
+    """An address as it is written usually; some proxies put brackets around it and a port behind.
+    Empty if it is none."""
+    text = text.strip()
+    host, _, port = text.rpartition(":")
+    if port.isdecimal() and (host.endswith("]") or ":" not in host):
+        text = host
     try:
-        return str(ip_address(address))
+        return str(ip_address(text.removeprefix("[").removesuffix("]")))
     except ValueError:
         return ""
 

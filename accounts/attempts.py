@@ -17,7 +17,7 @@ from accounts.models import Attempt
 
 
 @dataclass(frozen=True)
-class Allowance:
+class Throttle:
     """How many attempts count until one has to wait, and for how long they count."""
 
     action: str
@@ -27,8 +27,8 @@ class Allowance:
     """From one address, for one name."""
 
 
-SIGN_IN = Allowance("sign-in", timedelta(minutes=15), per_address=30, per_name=6)
-SIGN_UP = Allowance("sign-up", timedelta(hours=1), per_address=20, per_name=20)
+SIGN_IN = Throttle("sign-in", timedelta(minutes=15), per_address=30, per_name=6)
+SIGN_UP = Throttle("sign-up", timedelta(hours=1), per_address=20, per_name=20)
 KEPT = max(SIGN_IN.window, SIGN_UP.window)
 
 
@@ -40,23 +40,23 @@ class TooManyAttempts(Exception):
         self.wait = wait
 
 
-def attempt_begin(allowance: Allowance, *, address: str, name: str) -> Attempt:
+def attempt_begin(throttle: Throttle, *, address: str, name: str) -> Attempt:
     """Counts an attempt. Raises TooManyAttempts; that one then does not count, so that who keeps
     trying does not wait the longer for it."""
     now = timezone.now()
     Attempt.objects.filter(at__lt=now - KEPT).delete()
     attempt = Attempt.objects.create(
-        action=allowance.action,
+        action=throttle.action,
         address=digest(neighbourhood(address)),
         name=digest(name.casefold()),
         at=now,
     )
     from_address = Attempt.objects.filter(
-        action=allowance.action, address=attempt.address, at__gt=now - allowance.window
+        action=throttle.action, address=attempt.address, at__gt=now - throttle.window
     )
     waits = [
-        wait_for(allowance, from_address, allowance.per_address),
-        wait_for(allowance, from_address.filter(name=attempt.name), allowance.per_name),
+        wait_for(throttle, from_address, throttle.per_address),
+        wait_for(throttle, from_address.filter(name=attempt.name), throttle.per_name),
     ]
     if any(waits):
         attempt.delete()
@@ -71,12 +71,12 @@ def attempt_succeeded(attempt: Attempt) -> None:
     ).delete()
 
 
-def wait_for(allowance: Allowance, counted: QuerySet[Attempt], limit: int) -> timedelta | None:
+def wait_for(throttle: Throttle, counted: QuerySet[Attempt], limit: int) -> timedelta | None:
     """Until when these, the new one among them, are too many; None if they are not."""
     times = [*counted.order_by("-at").values_list("at", flat=True)[: limit + 1]]
     if len(times) <= limit:
         return None
-    return max(times[-1] + allowance.window - timezone.now(), timedelta(seconds=1))
+    return max(times[-1] + throttle.window - timezone.now(), timedelta(seconds=1))
 
 
 def digest(text: str) -> str:

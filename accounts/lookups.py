@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from django.http import HttpRequest
+from django.utils.dateparse import parse_datetime
 
 
 class FilteredAlone:
@@ -23,4 +24,15 @@ class FilteredAlone:
                 allowed |= {f"{item}__{how}" for how in hows}
             else:
                 allowed.add(getattr(item, "parameter_name", None))
+        if lookup.endswith(("__gte", "__lt")) and not is_moment(value):
+            return False
         return lookup in allowed
+
+
+def is_moment(text: str) -> bool:
+    """Whether this is a time with its zone, as the filters write them."""
+    try:
+        moment = parse_datetime(text)
+    except ValueError:
+        return False
+    return moment is not None and moment.tzinfo is not None

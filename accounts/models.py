@@ -7,6 +7,8 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+ANONYMOUS_USERNAME = "anonymous"
+
 
 class BudgetPeriod(models.TextChoices):
     DAY = "day", _("day")
@@ -33,6 +35,25 @@ class Limits(models.Model):
 class User(AbstractUser, Limits):  # noqa: DJ008 - AbstractUser has one
     """A person, or a program, that owns keys. Its limits hold for all of its keys together; where
     they are null, the server's defaults do."""
+
+    password_by = models.ForeignKey(
+        "self",
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="+",
+        help_text="Who of the staff set the password, and may know it; none: its owner.",
+    )
+    password_links = models.PositiveIntegerField(
+        default=0, editable=False, help_text="How many were made; the newest alone is good."
+    )
+
+    @property
+    def is_keyless(self) -> bool:
+        """Whether this is the user that requests without a key count to. It has no keys, and
+        nobody signs in as it."""
+        return self.username == ANONYMOUS_USERNAME
 
 
 class Scope(models.TextChoices):

@@ -19,6 +19,12 @@ def may_govern(actor: User, user: User) -> bool:
     return actor.is_superuser or actor.pk == user.pk or not (user.is_staff or user.is_superuser)
 
 
+def user_locked(user: User) -> User:
+    """The user as the database has it, until the end of the transaction: whoever raises its rights
+    meanwhile waits, and then finds what was made for it."""
+    return User.objects.select_for_update(no_key=True).get(pk=user.pk)
+
+
 def governed_by(actor: User) -> Q:
     """The same as a condition on users."""
     if actor.is_superuser:

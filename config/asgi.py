@@ -9,17 +9,16 @@ from typing import Any
 import django
 from asgiref.sync import sync_to_async
 from django.conf import settings
-from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
-from django.core.handlers.asgi import ASGIHandler
 from django.db import connections
 
 django.setup(set_prefix=False)
 
+from llmapi.asgi import StaticFiles, StrictHandler  # noqa: E402
 from llmapi.places import Seated  # noqa: E402
 from llmapi.routing import application as door_before  # noqa: E402
 
 
-class ClosingHandler(ASGIHandler):
+class ClosingHandler(StrictHandler):
     """Closes the database connections that a request opened, before its answer begins: a client
     that reads slowly holds none.
 
@@ -44,4 +43,4 @@ class ClosingHandler(ASGIHandler):
 
 
 views: Any = Seated(ClosingHandler(), settings.LLMAPI.max_views)
-application = door_before(ASGIStaticFilesHandler(views))
+application = door_before(StaticFiles(views))

@@ -24,7 +24,7 @@ PREFIX = "LLMAPI_"
 ENV_FILE = Path(os.environ.get("LLMAPI_ENV_FILE", PROJECT_DIR / ".env"))
 LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
-SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL")
+SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "LLMAPI_METRICS_TOKEN")
 """Variables whose values are repeated nowhere."""
 
 CommaSeparated = Annotated[list[str], NoDecode]
@@ -82,6 +82,13 @@ class ServerSettings(BaseSettings):
     echo_delay_ms: int = Field(
         0, ge=0, le=60_000, description="Milliseconds that `echo` waits before each word."
     )
+    engine_timeout_s: float = Field(
+        300.0,
+        ge=0,
+        le=86_400,
+        description="How long the engine may work on requests without finishing a forward pass; "
+        "past it, it is killed and started again. 0: as long as it takes.",
+    )
     model_name: str | None = Field(
         None, min_length=1, max_length=200, description="Model id shown to clients."
     )
@@ -115,6 +122,12 @@ class ServerSettings(BaseSettings):
     )
     max_pending: int = Field(
         256, ge=1, description="Requests accepted and not finished; past it, 503 with Retry-After."
+    )
+    max_pending_per_user: int | None = Field(
+        None,
+        ge=1,
+        description="The same of one user, over all keys; past it, 429 with Retry-After. Default: "
+        "as many as there are places free for others, so that one alone may have half of them.",
     )
 
     # ---- defaults for what requests leave out ---------------------------------------------------
@@ -162,6 +175,14 @@ class ServerSettings(BaseSettings):
         "it for staff to review, or `discard` it: not a word is ever written.",
     )
 
+    idempotency_hours: int = Field(
+        24,
+        ge=1,
+        le=720,
+        description="How long a request with an `Idempotency-Key` that was answered is answered "
+        "the same when it is sent again. So long its answer is kept for that.",
+    )
+
     # ---- the door -------------------------------------------------------------------------------
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(19327, ge=0, le=65535, description="Port; 0 takes a free one.")
@@ -170,6 +191,44 @@ class ServerSettings(BaseSettings):
     )
     max_body_bytes: int = Field(
         8 * 1024 * 1024, ge=1024, description="Longest request body; past it, 413."
+    )
+    max_bodies_bytes: int = Field(
+        64 * 1024 * 1024,
+        ge=1024,
+        description="All request bodies together that are being received or wait to be accepted; "
+        "past it, 503. A body may be no longer than what is left of it.",
+    )
+    max_unread_bytes: int = Field(
+        128 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="What waits for clients that read their streams too slowly, all together. A "
+        "stream of which more waits than is left of it is cancelled.",
+    )
+    max_connections: int | None = Field(
+        None,
+        ge=1,
+        description="Open connections; past it idle ones are closed, or else new ones get 503. "
+        "Default: 256 below the limit on open files, at most 4096.",
+    )
+    header_timeout_s: float = Field(
+        30.0, gt=0, le=3600, description="How long the headers of a request may take to come."
+    )
+    body_timeout_s: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="How long a request body may take to come, and one second more for each "
+        "8 KiB of it that have come.",
+    )
+    idle_timeout_s: float = Field(
+        75.0, gt=0, le=3600, description="How long a connection may be open without a request."
+    )
+    stalled_timeout_s: float = Field(
+        60.0,
+        gt=0,
+        le=3600,
+        description="A client that takes nothing of an answer that waits for it, for so long, "
+        "counts as gone.",
     )
     max_views: int = Field(
         16,
@@ -183,6 +242,16 @@ class ServerSettings(BaseSettings):
     )
     https: bool = Field(
         False, description="Served behind HTTPS: secure cookies, HSTS, redirect to https."
+    )
+
+    metrics_token: str | None = Field(
+        None,
+        min_length=16,
+        pattern=r"^[!-~]+$",
+        repr=False,
+        description="Whoever sends it (`Authorization: Bearer ...`) may read `/metrics`. Default: "
+        "only keys of staff users who may see requests. At least 16 characters, for example of "
+        "`openssl rand -hex 32`.",
     )
 
     # ---- the pages ------------------------------------------------------------------------------
@@ -252,16 +321,18 @@ class ServerSettings(BaseSettings):
 
     # ---- the ground -----------------------------------------------------------------------------
     var_dir: Path = Field(
-        PROJECT_DIR / "var", description="Database, secret key, converted models, locks."
+        PROJECT_DIR / "var", description="Database, secret key, converted models, locks, journals."
     )
     database_url: str | None = Field(
         None,
+        repr=False,
         validation_alias="DATABASE_URL",
         description="`postgres://USER:PASSWORD@HOST:PORT/NAME`. "
         "Default: SQLite in the var directory.",
     )
     secret_key: str | None = Field(
         None,
+        repr=False,
         min_length=32,
         validation_alias="SECRET_KEY",
         description="Default: made once, in the var directory, mode 0600.",
@@ -277,9 +348,13 @@ class ServerSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="What is written to stderr."
     )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="`text`, for people, or `json`: one object a line."
+    )
 
     redis_url: str | None = Field(
         None,
+        repr=False,
         validation_alias="REDIS_URL",
         description="`redis://HOST:PORT/NUMBER`, of a Redis database that nothing else uses: "
         "limits then hold for all server processes together. Default: for each process.",
@@ -290,6 +365,15 @@ class ServerSettings(BaseSettings):
         if self.max_batch > self.step_tokens:
             raise ValueError(
                 "LLMAPI_MAX_BATCH may be LLMAPI_STEP_TOKENS at most: each sequence needs a token"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def one_body_fits(self) -> Self:
+        if self.max_body_bytes > self.max_bodies_bytes:
+            raise ValueError(
+                "LLMAPI_MAX_BODY_BYTES may be LLMAPI_MAX_BODIES_BYTES at most: the longest body "
+                "could never be received"
             )
         return self
 
@@ -370,7 +454,7 @@ class ServerSettings(BaseSettings):
                 raise ValueError("is not a URL such as redis://127.0.0.1:6379/0") from error
         return value
 
-    @field_validator("engine", "dtype", "log_level", "prompt_template", mode="before")
+    @field_validator("engine", "dtype", "log_level", "log_format", "prompt_template", mode="before")
     @classmethod
     def strip_space(cls, value: object) -> object:
         return value.strip() if isinstance(value, str) else value

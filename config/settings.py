@@ -34,6 +34,8 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "llmapi.middleware.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    # Before all that may answer in place of a view.
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "accounts.middleware.ContentSecurityPolicyMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "accounts.middleware.PageLanguageMiddleware",
@@ -42,7 +44,6 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "conversations.exports.middleware.ExportsMiddleware",
 ]
 
@@ -136,6 +137,10 @@ SPECTACULAR_SETTINGS = {
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "llmapi.openapi.complete",
+    ],
 }
 
 # Django's own limit would be lower than the door's.
@@ -148,10 +153,13 @@ LOGIN_REDIRECT_URL = "start"
 CSRF_FAILURE_VIEW = "llmapi.errors.csrf_failure"
 # Whose names the form for a new key offers: `accounts` knows nothing of models.
 OFFERED_MODELS = "llmapi.services.model_names"
+# The same for commands, which serve nothing.
+CONFIGURED_MODELS = "llmapi.configured.model_names"
 # How many tokens an account or a key has used since a time: `accounts` knows nothing of requests.
 TOKENS_USED = "llmapi.reservations.tokens_used"
 
 LANGUAGE_CODE = "en"
+LANGUAGE_COOKIE_AGE = 365 * 24 * 3600
 LANGUAGES = [("en", "English"), ("zh-hans", "简体中文")]
 TIME_ZONE = "UTC"
 USE_TZ = True
@@ -163,12 +171,13 @@ STATIC_ROOT = VAR_DIR / "static"
 X_FRAME_OPTIONS = "DENY"
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
-SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = True
+SESSION_COOKIE_HTTPONLY = CSRF_COOKIE_HTTPONLY = LANGUAGE_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = LANGUAGE_COOKIE_SAMESITE = "Lax"
 if LLMAPI.https:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
-    SECURE_REDIRECT_EXEMPT = [r"^health$", r"^ready$"]
+    # Asked on the machine itself, or in its network. /metrics takes no key so, only its own token.
+    SECURE_REDIRECT_EXEMPT = [r"^health$", r"^ready$", r"^metrics$"]
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
     SECURE_HSTS_PRELOAD = True
@@ -182,11 +191,8 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "line": {
-            "class": "accounts.logs.LineFormatter",
-            "format": "{asctime} {levelname} {name}: {message}",
-            "style": "{",
-        }
+        "text": {"class": "accounts.logs.LineFormatter"},
+        "json": {"class": "accounts.logs.JsonFormatter"},
     },
     "filters": {
         # A probe that asks every second whether the server is ready is no error of the server's.
@@ -198,7 +204,7 @@ LOGGING = {
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
-            "formatter": "line",
+            "formatter": LLMAPI.log_format,
             "filters": ["not_503"],
         }
     },
@@ -207,11 +213,13 @@ LOGGING = {
         "llmapi": {"level": LLMAPI.log_level},
         "accounts": {"level": LLMAPI.log_level},
         "conversations": {"level": LLMAPI.log_level},
+        # With DEBUG, Django would write beside us, and as it likes.
+        "django": {"handlers": [], "level": "WARNING", "propagate": True},
         # Ours is the one line for a refused request; Django's would be a second.
         "django.request": {"level": "ERROR"},
-        # The answer says it; a traceback for every scanner of the internet says nothing more.
-        "django.security.DisallowedHost": {"level": "CRITICAL"},
-        # As little does one for a column that a list is not asked by.
-        "django.security.DisallowedModelAdminLookup": {"level": "CRITICAL"},
+        # A host that is not ours, a thousand fields: the answer says it, and a traceback for every
+        # scanner of the internet says nothing more.
+        "django.security": {"level": "CRITICAL"},
+        "django.security.csrf": {"level": "WARNING"},
     },
 }

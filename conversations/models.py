@@ -219,6 +219,10 @@ class Completion(models.Model):
     )
 
     metadata = models.JSONField(default=dict, blank=True, help_text="The client's own labels.")
+    was_answered = models.BooleanField(
+        default=False,
+        help_text="Whether it brought its conversation an answer, or a part, be it deleted since.",
+    )
     is_stored = models.BooleanField(
         default=True, help_text="Whether the API lists it; a request may ask for `store: false`."
     )
@@ -279,6 +283,37 @@ class CompletionContent(models.Model):
 
     def __str__(self) -> str:
         return f"content of {self.completion_id}"
+
+
+class IdempotencyKey(models.Model):
+    """A name that a client gave to a request, so that it can send it again without having it
+    answered twice. Whether it still stands for that request, the request's status says."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, db_index=False, related_name="+"
+    )
+    digest = models.CharField(max_length=64, help_text="Of the key, which is not stored.")
+    fingerprint = models.CharField(
+        max_length=64,
+        help_text="Of the request: HMAC-SHA256 by the key, without which nobody can try out what "
+        "was asked.",
+    )
+    completion = models.OneToOneField(
+        Completion, on_delete=models.CASCADE, related_name="idempotency_key"
+    )
+    created_at = models.DateTimeField(default=timezone.now)
+    answer = models.TextField(
+        blank=True, help_text="As JSON; empty while there is none, and where none may be kept."
+    )
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["user", "digest"], name="idempotency_key_once")
+        ]
+        indexes = [models.Index(fields=["created_at"])]
+
+    def __str__(self) -> str:
+        return f"idempotency key of {self.completion_id}"
 
 
 class UsageSums(models.Model):

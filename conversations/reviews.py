@@ -8,11 +8,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from accounts.models import User
 from conversations.models import Completion, Conversation, Label, Review
+from conversations.storage import keyset
 from conversations.storage.writing import write_transaction
 
 
@@ -65,7 +66,7 @@ def review_save(
                 "notes": judgement.notes,
             },
         )
-        review.labels.set([_label(name) for name in judgement.labels])
+        review.labels.set([_label(name) for name in sorted(judgement.labels)])
         is_current = conversation.updated_at == seen_at
         Conversation.objects.filter(pk=conversation_pk).update(
             reviewed_at=timezone.now() if is_current else None
@@ -79,17 +80,13 @@ def next_unreviewed(after: Conversation | None = None) -> int | None:
     running = Completion.objects.filter(
         conversation=OuterRef("pk"), status=Completion.Status.RUNNING
     )
-    queue = (
-        Conversation.objects.filter(~Exists(running), reviewed_at=None)
-        .order_by("-updated_at", "-pk")
-        .values_list("pk", flat=True)
-    )
+    queue = Conversation.objects.filter(~Exists(running), reviewed_at=None)
+    newest = keyset.in_order(queue, "updated_at", descending=True).values_list("pk", flat=True)
     if after is None:
-        return queue.first()
-    older = queue.filter(
-        Q(updated_at__lt=after.updated_at) | Q(pk__lt=after.pk), updated_at__lte=after.updated_at
-    )
-    return older.first() or queue.exclude(pk=after.pk).first()
+        return newest.first()
+    place = after.updated_at, after.pk
+    older = keyset.in_order(queue, "updated_at", descending=True, after=place)
+    return older.values_list("pk", flat=True).first() or newest.exclude(pk=after.pk).first()
 
 
 def unreviewed_count(at_most: int) -> int:
@@ -97,7 +94,17 @@ def unreviewed_count(at_most: int) -> int:
     return Conversation.objects.filter(reviewed_at=None)[:at_most].count()
 
 
+def labels_drop(label_pks: Collection[int]) -> list[int]:
+    """Deletes those of these labels that no review has, and returns which. In a transaction."""
+    # Locked before they are looked at: nobody puts one on a review meanwhile.
+    locked = Label.objects.filter(pk__in=label_pks).order_by("pk").select_for_update()
+    unused = Label.objects.filter(pk__in=[label.pk for label in locked], reviews=None)
+    dropped = list(unused.values_list("pk", flat=True))
+    Label.objects.filter(pk__in=dropped).delete()
+    return dropped
+
+
 def _label(name: str) -> Label:
-    """However it is written: `Spam` is `spam`."""
-    known = Label.objects.filter(name__iexact=name).first()
+    """However it is written: `Spam` is `spam`. It stays until the transaction ends."""
+    known = Label.objects.select_for_update(no_key=True).filter(name__iexact=name).first()
     return known or Label.objects.get_or_create(name=name)[0]

@@ -10,7 +10,8 @@ from django.db.models import Count, Exists, F, Max, OuterRef, Q, QuerySet, Sum, 
 from django.db.models.functions import Cast
 
 from conversations.models import Completion, CompletionContent, Conversation, Message
-from conversations.storage.jsontext import JSONValue, as_stored, canonical
+from conversations.storage.jsontext import as_stored
+from conversations.tree.said import readable
 
 # Nobody turns two hundred pages: lists and their filters go no deeper than this.
 DEEPEST = 10_000
@@ -199,12 +200,14 @@ def completions_with_id(public_id: str) -> list[int]:
     return list(Completion.objects.filter(by_id).values_list("pk", flat=True)[:SEARCHED])
 
 
-def messages_saying(text: str) -> QuerySet[Message]:
-    """Messages that hold `text`, in upper or lower case (in SQLite: of ASCII letters only)."""
+def messages_saying(*texts: str) -> QuerySet[Message]:
+    """Messages that hold each of `texts`, in upper or lower case (in SQLite: of ASCII letters
+    only)."""
     # The stored JSON as text: the lookup on a JSON field would compare values.
-    return Message.objects.alias(content_text=Cast("content", TextField())).filter(
-        content_text__icontains=as_stored(text)
-    )
+    messages = Message.objects.alias(content_text=Cast("content", TextField()))
+    for text in texts:
+        messages = messages.filter(content_text__icontains=as_stored(text))
+    return messages
 
 
 def recent_models() -> list[str]:
@@ -224,31 +227,6 @@ def tokens_used_since(
     )
     total = ended.aggregate(total=Sum(F("prompt_tokens") + F("completion_tokens")))["total"]
     return total or 0
-
-
-def readable(content: JSONValue) -> str:
-    """A message's content as text: parts that are no text appear as their JSON."""
-    if content is None:
-        return ""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        return canonical(content)
-    texts = []
-    for part in content:
-        text = part.get("text") if isinstance(part, dict) else None
-        texts.append(text if isinstance(text, str) else canonical(part))
-    return "\n".join(texts)
-
-
-def prompt_texts(prompt: JSONValue) -> list[str]:
-    """The prompts of a completion or the inputs of an embedding request, one text each. A prompt of
-    token ids appears as its JSON."""
-    if prompt is None:
-        return []
-    if isinstance(prompt, list) and all(isinstance(part, str | list) for part in prompt):
-        return [part if isinstance(part, str) else canonical(part) for part in prompt]
-    return [prompt if isinstance(prompt, str) else canonical(prompt)]
 
 
 def _unanswered_entry(completion: Completion, level: int) -> TranscriptEntry:

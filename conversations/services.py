@@ -12,19 +12,22 @@ from datetime import datetime
 
 from django.utils import timezone
 
-from conversations.models import Completion, CompletionContent, Conversation
+from conversations.ends import CompletionEnd, end_put, end_replace, is_ended_so, lock, output_of
+from conversations.idempotency import KeyTaken, KeyUse, key_take
+from conversations.models import Completion, CompletionContent
 from conversations.storage import rows
 from conversations.storage.jsontext import JSONValue
 from conversations.storage.writing import write_transaction
-from conversations.tree import placing
+from conversations.tree.answers import ChoiceEnd
 from conversations.tree.paths import Leaf
-from conversations.tree.placing import ChoiceEnd
+from conversations.tree.placing import place_input
 from conversations.tree.said import NewMessage
-from conversations.usage import folding
 
 __all__ = [
     "ChoiceEnd",
     "CompletionEnd",
+    "KeyTaken",
+    "KeyUse",
     "NewCompletion",
     "NewMessage",
     "Started",
@@ -34,7 +37,6 @@ __all__ = [
     "completions_flush",
 ]
 
-ERROR_LENGTH = 500
 INTERRUPTED_ERROR = "The server process that was answering ended before the answer did."
 
 
@@ -65,6 +67,9 @@ class NewCompletion:
     keeps_text: bool = True
     """False: nothing of what is said is ever written, neither now nor at its end."""
 
+    idempotency: KeyUse | None = None
+    """The key by which its client may send it again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Started:
@@ -75,30 +80,12 @@ class Started:
     conversation_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class CompletionEnd:
-    """How a request ended. `choices` hold what was said, be it a part; () for embeddings.
-
-    Times are milliseconds since the request was accepted. `error`: a sentence for its owner.
-    `cached_tokens`: those of the prompt that were not computed again.
-    """
-
-    status: Completion.Status
-    choices: tuple[ChoiceEnd, ...]
-    prompt_tokens: int
-    completion_tokens: int
-    first_token_ms: int | None
-    duration_ms: int | None
-    error: str = ""
-    cached_tokens: int = 0
-
-
 def completion_start(new: NewCompletion) -> Started:
     """Commits the request as running, with everything it says, if its text is to be kept.
 
     A chat's messages go into the tree of the conversation that they continue or begin.
     Raises ValueError for a chat without messages; ConversationChanged if the end of a conversation
-    that it continues by id is not there any more.
+    that it continues by id is not there any more; KeyTaken if its idempotency key is in use.
     """
     if new.kind == Completion.Kind.CHAT and not new.messages:
         raise ValueError("a chat completion needs at least one message")
@@ -106,7 +93,7 @@ def completion_start(new: NewCompletion) -> Started:
     with write_transaction():
         place = None
         if new.messages and new.keeps_text:
-            place = placing.place_input(
+            place = place_input(
                 user_id=new.user_id,
                 api_key_id=new.api_key_id,
                 messages=new.messages,
@@ -140,6 +127,8 @@ def completion_start(new: NewCompletion) -> Started:
                 prompt=new.prompt if new.keeps_text else None,
             )
         )
+        if new.idempotency is not None:
+            key_take(new.user_id, new.idempotency, completion_pk, now)
     return Started(completion_pk, now, place.conversation_id if place else None)
 
 
@@ -163,7 +152,7 @@ def completions_flush(partials: Mapping[int, tuple[tuple[str, ...], int]]) -> No
             texts, tokens_so_far[pk] = partials[pk]
             if erased_at is not None:
                 continue
-            outputs[pk] = _output(tuple(ChoiceEnd(i, text, None) for i, text in enumerate(texts)))
+            outputs[pk] = output_of(tuple(ChoiceEnd(i, text, None) for i, text in enumerate(texts)))
         rows.update_each(CompletionContent, "output", outputs)
         rows.update_each(Completion, "completion_tokens", tokens_so_far)
 
@@ -172,25 +161,29 @@ def completion_finish(completion_pk: int, end: CompletionEnd) -> None:
     """Gives a request its end. A chat's answers, in part too, become messages below its head.
 
     May be called again, and after a sweep has taken the process for dead: the later end is the true
-    one, it replaces texts and status and never adds a message for the same choice. Of a request
-    that was erased meanwhile no text is kept.
+    one, it replaces texts and status and never adds a message for the same choice; the same end
+    changes nothing. Of a request that was erased meanwhile no text is kept, and an answer that was
+    deleted does not come back.
     Raises Completion.DoesNotExist.
     """
     with write_transaction():
-        completion = _lock(completion_pk)
+        completion = lock(completion_pk)
         if completion is None:
             raise Completion.DoesNotExist
-        _end(completion, end)
-        if completion.status != Completion.Status.RUNNING:
-            folding.hour_refold(completion.pk)
+        if completion.is_running:
+            end_put(completion, end)
+            return
+        if is_ended_so(completion, end):
+            return
+    end_replace(completion, end)
 
 
 def completion_interrupt(completion_pk: int) -> bool:
     """Ends a request whose server process died, with what was flushed of it. False if it came to an
     end of its own, or by another sweeper, in the meantime."""
     with write_transaction():
-        locked = _lock(completion_pk)
-        if locked is None or locked.status != Completion.Status.RUNNING:
+        locked = lock(completion_pk)
+        if locked is None or not locked.is_running:
             return False
         completion = Completion.objects.get(pk=completion_pk)
         # Read after the lock: what was flushed last. Without its text a request ends all the same.
@@ -199,7 +192,7 @@ def completion_interrupt(completion_pk: int) -> bool:
             ChoiceEnd(index, choice["text"], choice["finish_reason"])
             for index, choice in enumerate(content.output if content else [])
         )
-        _end(
+        end_put(
             locked,
             CompletionEnd(
                 status=Completion.Status.INTERRUPTED,
@@ -213,64 +206,3 @@ def completion_interrupt(completion_pk: int) -> bool:
             ),
         )
     return True
-
-
-@dataclass(frozen=True, slots=True)
-class _Locked:
-    """A completion that nobody else ends before the transaction does."""
-
-    pk: int
-    status: str
-    conversation_pk: int | None
-    head_pk: int | None
-    is_erased: bool
-
-
-def _lock(completion_pk: int) -> _Locked | None:
-    row = rows.read_locked(Completion, completion_pk, "status", "conversation", "head", "erased_at")
-    if row is None:
-        return None
-    status, conversation_pk, head_pk, erased_at = row
-    return _Locked(completion_pk, status, conversation_pk, head_pk, erased_at is not None)
-
-
-def _end(completion: _Locked, end: CompletionEnd) -> None:
-    now = timezone.now()
-    rows.update(
-        Completion,
-        completion.pk,
-        status=end.status,
-        finish_reason=(end.choices[0].finish_reason or "") if end.choices else "",
-        prompt_tokens=end.prompt_tokens,
-        completion_tokens=end.completion_tokens,
-        cached_tokens=end.cached_tokens,
-        first_token_ms=end.first_token_ms,
-        duration_ms=end.duration_ms,
-        error="" if completion.is_erased else end.error[:ERROR_LENGTH],
-        finished_at=now,
-    )
-    if completion.is_erased:
-        return
-    output = _output(end.choices)
-    if completion.head_pk is not None:
-        placing.put_answers(
-            completion.pk,
-            completion.head_pk,
-            end.choices,
-            now,
-            is_whole=end.status == Completion.Status.COMPLETED,
-            ended_before=completion.status != Completion.Status.RUNNING,
-        )
-        output = []
-    rows.update(CompletionContent, completion.pk, output=output)
-    if completion.conversation_pk is not None:
-        # What was reviewed has gone on: it is to be looked at again.
-        rows.update(Conversation, completion.conversation_pk, updated_at=now, reviewed_at=None)
-
-
-def _output(choices: tuple[ChoiceEnd, ...]) -> list[JSONValue]:
-    """The stored shape of an output, running or done: one {"text", "finish_reason"} per choice."""
-    return [
-        {"text": choice.text, "finish_reason": choice.finish_reason}
-        for choice in sorted(choices, key=lambda choice: choice.index)
-    ]

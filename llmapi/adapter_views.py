@@ -15,15 +15,14 @@ from accounts.permissions import HasScope, HasStaffRight
 from llmapi import payloads
 from llmapi.adapters import adapter_add, adapter_remove, adapters_listed
 from llmapi.fields import StrictString
-from llmapi.parsers import parse_json
 from llmapi.schema import (
     AdapterListResponse,
     ErrorResponse,
     ModelDeletedResponse,
     ModelResponse,
 )
-from llmapi.serializers import StrictSerializer
 from llmapi.services import models
+from llmapi.strict import StrictSerializer, validated
 from llmapi.views import ERRORS
 
 FORBIDDEN = OpenApiResponse(
@@ -92,11 +91,7 @@ class AdaptersView(StaffView):
         tags=["Staff"],
     )
     def post(self, request: Request) -> Response:
-        # Not `request.data`, which takes a body without Content-Length for an empty one.
-        body = parse_json(request.body, request.content_type)
-        asked = NewAdapterSerializer(data=body)
-        asked.is_valid(raise_exception=True)
-        row = adapter_add(**asked.validated_data, by=staff(request))
+        row = adapter_add(**validated(NewAdapterSerializer, request), by=staff(request))
         return Response(payloads.model_object(models.card(row.name)), status=201)
 
 

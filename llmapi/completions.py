@@ -6,40 +6,32 @@ means committed: `run_completion` and `run_embedding` return only after the row 
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from django.db import Error as DatabaseError
 
 from accounts.limits.holders import Holder
-from accounts.limits.limiter import Reservation
+from conversations.errors import KeyInFlight
+from conversations.idempotency import Answered, KeyTaken, KeyUse, answered_before
 from conversations.ids import public_id
 from conversations.models import Completion
-from conversations.services import (
-    ChoiceEnd,
-    CompletionEnd,
-    NewCompletion,
-    NewMessage,
-    completion_start,
-)
-from llmapi.backends.base import ChatRequest, CompletionRequest, Prepared, Request
-from llmapi.engine.messages import (
-    Answer,
-    Finish,
-    FinishReason,
-    GenerateRequest,
-    PromptLogprobs,
-    TextDelta,
-    TokenLogprob,
-)
-from llmapi.errors import ApiError, EngineLost, ServerUnavailable, as_api_error
-from llmapi.executors import admission, database
+from conversations.services import NewCompletion, NewMessage, completion_start
+from conversations.storage.writing import CommitInDoubt
+from llmapi.backends.base import ChatRequest, CompletionRequest, Request
+from llmapi.endings import end_abandoned, end_if_there, finish, sentence_about, status_after
+from llmapi.engine.messages import Answer
+from llmapi.errors import ServerUnavailable
+from llmapi.executors import admission
 from llmapi.flusher import flusher
 from llmapi.keeping import Keeping, past_of
-from llmapi.reservations import finish_and_settle, give_back, reserve
+from llmapi.metrics import Pieces
+from llmapi.outcomes import Choice, Outcome
+from llmapi.replayer import NOT_ACCEPTED, replayer
+from llmapi.reservations import give_back, reserve
 from llmapi.running import running
 from llmapi.services import models
 
@@ -51,7 +43,6 @@ ID_PREFIXES = {
     Completion.Kind.COMPLETION: "cmpl-",
     Completion.Kind.EMBEDDING: "embd-",
 }
-FINISH_RETRIES_S = (0.05, 0.5, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,121 +63,28 @@ class Asker:
         return self.api_key_id is None
 
 
-@dataclass(slots=True)
-class Choice:
-    """One answer as far as it has come."""
-
-    pieces: list[str] = field(default_factory=list)
-    tokens: int = 0
-    """Drawn for it; with the best of `best_of`, also for those that are not told."""
-    finish_reason: FinishReason | None = None
-    cached_tokens: int = 0
-    logprobs: list[TokenLogprob] = field(default_factory=list)
-    prompt_logprobs: tuple[TokenLogprob, ...] = ()
-
-    @property
-    def text(self) -> str:
-        return "".join(self.pieces)
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What an accepted request has brought so far. Changed by the event loop only."""
-
-    completion_pk: int
-    public_id: str
-    created: int
-    prepared: Prepared
-    choices: list[Choice]
-    reservation: Reservation | None = None
-    """What it holds of somebody's limits, until its end is written."""
-    keeping: Keeping = field(default_factory=Keeping)
-    conversation_id: str | None = None
-    """Of a chat that its owner may go on with by id."""
-
-    started: float = field(default_factory=time.monotonic)
-    first_token_ms: int | None = None
-    status: Completion.Status = Status.RUNNING
-
-    def add(self, event: Answer) -> None:
-        choice = self.choices[event.index]
-        match event:
-            case TextDelta():
-                if self.first_token_ms is None:
-                    self.first_token_ms = self.elapsed_ms
-                choice.pieces.append(event.text)
-                choice.tokens += event.tokens
-            case Finish():
-                choice.finish_reason = event.reason
-                choice.tokens = event.completion_tokens + event.discarded_tokens
-                choice.cached_tokens = event.cached_tokens
-
-    async def collect(self, events: Sequence[Answer]) -> None:
-        """What an answer needs besides that goes out whole. (A stream keeps none: of a long answer
-        these are hundreds of megabytes.)"""
-        for event in events:
-            choice = self.choices[event.index]
-            match event:
-                case PromptLogprobs():
-                    choice.prompt_logprobs = event.logprobs
-                case TextDelta():
-                    choice.logprobs += event.logprobs
-
-    @property
-    def elapsed_ms(self) -> int:
-        return round((time.monotonic() - self.started) * 1000)
-
-    @property
-    def completion_tokens(self) -> int:
-        return sum(choice.tokens for choice in self.choices)
-
-    @property
-    def cached_tokens(self) -> int:
-        """Tokens of the prompts, each counted once, that were not computed for any choice."""
-        work = self.prepared.work
-        n = work.n if isinstance(work, GenerateRequest) else 1
-        firsts = range(0, len(self.choices), n)
-        return sum(min(c.cached_tokens for c in self.choices[i : i + n]) for i in firsts)
-
-    @property
-    def partial(self) -> tuple[tuple[str, ...], int]:
-        """The texts and the token count so far, as the flusher writes them."""
-        return tuple(choice.text for choice in self.choices), self.completion_tokens
-
-    def end(self, status: Completion.Status, error: str = "") -> CompletionEnd:
-        return CompletionEnd(
-            status=status,
-            choices=tuple(
-                ChoiceEnd(index, choice.text, choice.finish_reason)
-                for index, choice in enumerate(self.choices)
-            ),
-            prompt_tokens=self.prepared.prompt_tokens,
-            completion_tokens=self.completion_tokens,
-            cached_tokens=self.cached_tokens,
-            first_token_ms=self.first_token_ms,
-            duration_ms=self.elapsed_ms,
-            error=error,
-        )
-
-
 def accept(
     asker: Asker,
     request: Request,
     extra_parameters: dict[str, Any],
     streamed: bool,
     keeping: Keeping | None = None,
-) -> Outcome:
-    """Read what the request continues, prepare, then commit the row as `running`. Blocks.
+    key: KeyUse | None = None,
+) -> Outcome | Answered:
+    """Read what the request continues, prepare, then commit the row as `running`. Blocks. Of one
+    that was answered before, by its idempotency key, there is only that answer.
 
     Raises ApiError: the model is unknown, not ready or not for this key, the context is too long,
-    the template refuses, there is no such conversation, a limit is reached, or the database does
-    not take the row; then nothing was accepted.
+    the template refuses, there is no such conversation, a limit is reached, the idempotency key
+    stands for something else, or the database does not take the row; then nothing was accepted.
     """
     keeping = keeping or Keeping()
     kind = kind_of(request)
     completion_id = public_id(ID_PREFIXES[kind])
     if request.model is not None:
         models.check_allowed(request.model, asker.allowed_models)
+    if key is not None and (answered := answered_to(asker, request, key)):
+        return answered
     said, past = messages_of(request), None
     if keeping.conversation is not None and isinstance(request, ChatRequest):
         past = past_of(keeping.conversation, asker.user_id, is_anonymous=asker.is_anonymous)
@@ -214,19 +112,24 @@ def accept(
         metadata=keeping.kept_metadata(),
         is_stored=keeping.is_stored,
         keeps_text=keeping.keeps_text,
+        idempotency=key,
     )
     reservation = reserve(asker.holders, completion_id, prepared.most_tokens)
     try:
         started = completion_start(new)
     except BaseException as error:
         give_back(reservation)
+        if isinstance(error, KeyTaken) and key is not None:
+            answered = answered_to(asker, request, key)
+            if answered is None:  # and free again: whoever took it has failed already
+                raise KeyInFlight(running_s=0) from error
+            return answered
         if not isinstance(error, DatabaseError):
             raise
         logger.error("A request could not be written (%s)", asker.request_id, exc_info=error)
-        raise ServerUnavailable(
-            "The database does not answer, so the request was not accepted.",
-            code="database_unavailable",
-        ) from error
+        if isinstance(error, CommitInDoubt):
+            end_if_there(new, prepared.choices)
+        raise ServerUnavailable(NOT_ACCEPTED, code="database_unavailable") from error
     return Outcome(
         completion_pk=started.pk,
         public_id=completion_id,
@@ -236,13 +139,23 @@ def accept(
         reservation=reservation,
         keeping=keeping,
         conversation_id=started.conversation_id if new.match_history else None,
+        keeps_answer=key is not None and keeping.keeps_text,
     )
 
 
-async def admit(accepting: Callable[[], Outcome]) -> Outcome:
-    """What `accepting` accepts, on a thread for admission. If the caller is cancelled meanwhile,
-    the row that is written all the same gets its end."""
-    admitting = running.start_write(admission.run(accepting))
+def answered_to(asker: Asker, request: Request, key: KeyUse) -> Answered | None:
+    """The answer that the key stands for; None: it is free. Raises ApiError."""
+    answered = answered_before(asker.user_id, key)
+    if answered is not None and request.model is None:
+        models.check_allowed(answered.model, asker.allowed_models)
+    return answered
+
+
+async def admit(accepting: Callable[[], Outcome | Answered], lane: str) -> Outcome | Answered:
+    """What `accepting` accepts, on a thread for admission, when it is the lane's turn. If the
+    caller is cancelled meanwhile, the row that is written all the same gets its end."""
+    admitting = running.start_write(admission.run_in_turn(lane, accepting))
+    admitting.add_done_callback(lambda _: replayer.start_if_needed())
     try:
         return await asyncio.shield(admitting)
     except asyncio.CancelledError:
@@ -251,21 +164,26 @@ async def admit(accepting: Callable[[], Outcome]) -> Outcome:
 
 
 async def run_completion(
-    outcome: Outcome, on_events: Callable[[Sequence[Answer]], Awaitable[None]]
+    outcome: Outcome,
+    on_events: Callable[[Sequence[Answer]], Awaitable[None]],
+    whole: Callable[[], Any],
 ) -> None:
     """Generate, hand all events to `on_events` as they come, and write the end, however it comes.
+    `whole` makes the answer that is kept, if it is to be kept, of what has come.
 
     Raises what ended it early (ApiError, CancelledError) after that was written.
     """
     end = outcome.end(Status.FAILED)
     flusher.add(outcome.completion_pk, outcome)
+    pieces = Pieces()
     try:
         async with aclosing(models.stream(outcome.prepared)) as stream:
             async for events in stream:
                 for event in events:
                     outcome.add(event)
+                pieces.come()
                 await on_events(events)
-        end = outcome.end(Status.COMPLETED)
+        end = outcome.end(Status.COMPLETED, answer=outcome.kept(whole))
     except BaseException as error:
         end = outcome.end(status_after(error), sentence_about(error))
         raise
@@ -274,85 +192,18 @@ async def run_completion(
         await finish(outcome, end)
 
 
-async def run_embedding(outcome: Outcome) -> list[bytes]:
+async def run_embedding(outcome: Outcome, whole: Callable[[list[bytes]], Any]) -> list[bytes]:
     """The vectors of an admitted embedding request; its end is written as for `run_completion`."""
     end = outcome.end(Status.FAILED)
     try:
         vectors = await models.embed(outcome.prepared)
-        end = outcome.end(Status.COMPLETED)
+        end = outcome.end(Status.COMPLETED, answer=outcome.kept(partial(whole, vectors)))
         return vectors
     except BaseException as error:
         end = outcome.end(status_after(error), sentence_about(error))
         raise
     finally:
         await finish(outcome, end)
-
-
-async def finish(outcome: Outcome, end: CompletionEnd) -> None:
-    """Write the end of a request; a caller that is cancelled meanwhile waits for it."""
-    outcome.status = end.status
-    writing = running.start_write(write_end(outcome.completion_pk, end, outcome.reservation))
-    try:
-        await asyncio.shield(writing)
-    except asyncio.CancelledError:
-        await asyncio.wait([writing])
-        raise
-
-
-async def write_end(
-    completion_pk: int, end: CompletionEnd, reservation: Reservation | None
-) -> None:
-    """Write the end of a request, again if the database stumbles, and settle what it held. Raises
-    ServerUnavailable."""
-    for pause_s in (*FINISH_RETRIES_S, None):
-        try:
-            await database.run(finish_and_settle, completion_pk, end, reservation)
-            return
-        except DatabaseError as error:
-            if pause_s is None:
-                logger.critical("The end of row %d waits", completion_pk, exc_info=error)
-                running.start_write(write_end_at_last(completion_pk, end))
-                raise ServerUnavailable(
-                    "The answer was generated but could not be saved.", code="database_unavailable"
-                ) from error
-            await asyncio.sleep(pause_s)
-
-
-async def write_end_at_last(completion_pk: int, end: CompletionEnd) -> None:
-    """Go on trying, every second, after the client was told that its answer could not be saved. If
-    this process ends before the database is back, another one finds the row left `running`."""
-    while True:
-        await asyncio.sleep(1)
-        try:
-            await database.run(finish_and_settle, completion_pk, end, None)
-            return
-        except DatabaseError:
-            continue
-
-
-async def end_abandoned(admitting: "asyncio.Task[Outcome]") -> None:
-    """The client left during admission: nobody else would end its row, if it got one."""
-    status = status_after(asyncio.CancelledError())
-    await asyncio.wait([admitting])
-    if admitting.exception() is not None:
-        return  # nothing was accepted, and nobody waits for the reason
-    outcome = admitting.result()
-    try:
-        await write_end(outcome.completion_pk, outcome.end(status), outcome.reservation)
-    except ServerUnavailable as error:
-        logger.error("An abandoned request could not be ended: %s", error)
-
-
-def status_after(error: BaseException) -> Completion.Status:
-    if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return Status.INTERRUPTED if running.expired else Status.CANCELLED
-    return Status.INTERRUPTED if isinstance(error, EngineLost) else Status.FAILED
-
-
-def sentence_about(error: BaseException) -> str:
-    if isinstance(error, asyncio.CancelledError | GeneratorExit):
-        return "The server was shut down." if running.expired else ""
-    return (error if isinstance(error, ApiError) else as_api_error(error)).message
 
 
 def kind_of(request: Request) -> Completion.Kind:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from llmapi.backends.adapters import why_no_adapter, why_no_name
@@ -13,7 +14,10 @@ from llmapi.backends.templates import ChatTemplate, find_template
 from llmapi.engine.checks import check_local
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.embedded import embedded_model_path
-from llmapi.engine.source import LoadError
+from llmapi.engine.source import LoadError, model_name
+from llmapi.models import Adapter
+
+ECHO = "echo"
 
 
 def configured_backends(options: Any) -> list[Backend]:
@@ -24,7 +28,7 @@ def configured_backends(options: Any) -> list[Backend]:
             raise ImproperlyConfigured(
                 "The echo backend has no adapters: leave out --lora_modules (LLMAPI_LORA_MODELS)."
             )
-        return [EchoBackend(options.model_name or "echo", options.echo_delay_ms / 1000)]
+        return [EchoBackend(options.model_name or ECHO, options.echo_delay_ms / 1000)]
     return [
         LocalBackend(
             engine_config(options),
@@ -38,8 +42,29 @@ def configured_backends(options: Any) -> list[Backend]:
             completion_template=options.completion_template,
             prompt_template=prompt_template(options),
             shared_system_prompts=[*map(system_prompt, options.shared_system_prompts)],
+            stall_timeout_s=options.engine_timeout_s,
         )
     ]
+
+
+def model_names() -> list[str]:
+    """The names that requests may use on a server with the settings that stand: ids and aliases.
+    [] if the base model is not found."""
+    options = settings.LLMAPI
+    try:
+        base = base_name(options)
+    except (ImproperlyConfigured, LoadError):
+        return []
+    added = Adapter.objects.values_list("name", flat=True) if options.adapters_dir else []
+    return [*dict.fromkeys([base, *options.lora_models, *added, *options.model_aliases])]
+
+
+def base_name(options: Any) -> str:
+    """Raises ImproperlyConfigured or LoadError."""
+    if options.engine == "echo":
+        return str(options.model_name or ECHO)
+    given = options.base_model or embedded_model()
+    return model_name(EngineConfig(given, "", served_name=options.model_name))
 
 
 def engine_config(options: Any) -> EngineConfig:

@@ -1,4 +1,4 @@
-"""The door: POST /v1/chat/completions, /v1/completions and /v1/embeddings, streamed or not.
+"""The life of a request at the door, from its first byte to the line in the log.
 
 One consumer instance serves one request. Channels' own `AsyncHttpConsumer` awaits `handle` before
 it reads the next message, and so would not hear a client leave; here the work is a task of its own.
@@ -7,7 +7,7 @@ it reads the next message, and so would not hear a client leave; here the work i
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from functools import partial
 from io import BytesIO
 from typing import Any, ClassVar
@@ -17,46 +17,45 @@ from channels.exceptions import StopConsumer
 from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.core.handlers.asgi import ASGIRequest
 
-from accounts.errors import LimitReached
+from accounts import logs
+from accounts.errors import InvalidApiKey, LimitReached
 from accounts.limits.holders import holders_of
 from accounts.limits.limiter import limiter
 from accounts.models import ApiKey
-from llmapi import payloads, sse
-from llmapi.completions import (
-    Asker,
-    Outcome,
-    accept,
-    admit,
-    run_completion,
-    run_embedding,
-    status_after,
-)
-from llmapi.engine.messages import Answer, Finish, PromptLogprobs, TextDelta
+from conversations.idempotency import Answered
+from llmapi import metrics, sse
+from llmapi.asgi import StrictRequest
+from llmapi.bodies import RequestSerializer
+from llmapi.completions import Asker, accept, admit
+from llmapi.endings import status_after
 from llmapi.errors import (
     ApiError,
     BodyTooLarge,
     InvalidRequest,
+    Overloaded,
     ServerUnavailable,
     as_api_error,
     envelope,
 )
-from llmapi.logprobs import TextLogprobs
-from llmapi.middleware import new_request_id
+from llmapi.finished import Finished
+from llmapi.idempotency import REPLAYED, key_sent, use_of
+from llmapi.lanes import known_keys, lane_of_user
+from llmapi.outcomes import Outcome
 from llmapi.parsers import parse_json
+from llmapi.pending import Ticket, pending
+from llmapi.replayer import replayer
+from llmapi.request_ids import ids_of_client, new_request_id
 from llmapi.running import running
-from llmapi.serializers import (
-    ChatCompletionSerializer,
-    CompletionSerializer,
-    EmbeddingSerializer,
-    RequestSerializer,
-)
-from llmapi.views import ChatCompletionsView, CompletionsView, DoorView, EmbeddingsView
+from llmapi.views import DoorView
 
 logger = logging.getLogger(__name__)
 
-KEEP_ALIVE_S = 10.0
+NO_STORE = (b"cache-control", b"no-store")
+
+
+def nothing() -> None:
+    """What is done where no server counts bodies."""
 
 
 class ClientGone(Exception):
@@ -68,6 +67,9 @@ class DoorConsumer(AsyncHttpConsumer):
     answer."""
 
     view: ClassVar[type[DoorView]]
+    body: list[bytes]
+    """As far as it has come, and is not yet looked at."""
+
     asked: Any
     """The serializer of the body, once it was found valid."""
 
@@ -77,11 +79,18 @@ class DoorConsumer(AsyncHttpConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.request_id = new_request_id()
-        self.began = time.monotonic()
+        logs.request_id.set(self.request_id)  # of the task that this request alone has
+        self.began = self.asked_at = time.monotonic()
         self.body_bytes = 0
         self.task: asyncio.Task[None] | None = None
         self.asker: Asker | None = None
         self.outcome: Outcome | None = None
+        self.conversation_id: str | None = None
+        self.answered: Answered | None = None
+        """If the request was answered before, and that answer is sent again."""
+        self.retold = b""
+        """That answer, as it is sent."""
+
         self.limit_headers: dict[str, str] = {}
         self.status: int | None = None
         """Of the answer, once its headers were sent."""
@@ -97,13 +106,15 @@ class DoorConsumer(AsyncHttpConsumer):
         if self.body_bytes > settings.LLMAPI.max_body_bytes:
             limit = settings.LLMAPI.max_body_bytes
             error = BodyTooLarge(f"The request body may have {limit} bytes at most.")
+            self.body.clear()
             self.start(self.send_error(error))
             return
         self.body.append(piece)
         if not message.get("more_body"):
-            self.start(self.answer_or_error(b"".join(self.body)))
+            self.start(self.answer_or_error())
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
+        self.asked_at = time.monotonic()
         self.task = running.start(work)
         self.task.add_done_callback(self.log)
 
@@ -113,44 +124,74 @@ class DoorConsumer(AsyncHttpConsumer):
         await getattr(self, get_handler_name(message))(message)
 
     async def http_disconnect(self, message: dict[str, Any]) -> None:
-        """The client left, or the answer is complete: daphne says the same of both."""
+        """The client left, or the answer is complete: daphne says the same of both. `reason`: why
+        the client counts as gone, if it did not leave by itself."""
         if self.task is not None:
-            self.task.cancel()
+            self.task.cancel(message.get("reason"))
         raise StopConsumer
 
-    async def answer_or_error(self, body: bytes) -> None:
+    async def answer_or_error(self) -> None:
+        ticket = None
         try:
-            running.check_room(settings.LLMAPI.max_pending)
-            self.outcome = await admit(partial(self.accept, body))
-            await self.answer(self.outcome)
+            running.check_open()
+            replayer.check_done()
+            own = settings.LLMAPI
+            lane = known_keys.lane(self.authorization)
+            ticket = pending.enter(lane, own.max_pending, own.max_pending_per_user)
+            accepted = await admit(partial(self.accept, ticket), lane)
+            self.scope.get("forget_body", nothing)()
+            if isinstance(accepted, Answered):
+                self.answered, self.conversation_id = accepted, accepted.conversation_id
+                await self.answer_again()
+            else:
+                self.outcome, self.conversation_id = accepted, accepted.conversation_id
+                await self.answer(accepted)
         except asyncio.CancelledError:
             if running.expired:  # it was the server that left, so the client still listens
                 await self.send_error(ServerUnavailable("The server was shut down."))
             raise
         except Exception as error:
             await self.send_error(as_api_error(error))
+        finally:
+            if ticket is not None:
+                ticket.leave(was_accepted=self.outcome is not None)
 
-    def accept(self, body: bytes) -> Outcome:
+    def accept(self, ticket: Ticket) -> Outcome | Answered:
         """All that is done before anything is generated, in one go on a thread: who asks, for what,
-        and that it is written down."""
+        and that it is written down, or what was answered to it before."""
         self.check_still_there()  # it may have waited long for the thread
         self.asker = self.identify()
         try:
-            self.asked = self.validate(body)
+            ticket.move(lane_of_user(self.asker.user_id))
+            key = key_sent(self.scope["headers"], is_anonymous=self.asker.is_anonymous)
+            self.asked = self.validate(self.take_body())
             self.request = self.asked.to_request()
             self.check_still_there()
             asked = self.asked
-            outcome = accept(
-                self.asker, self.request, asked.kept_parameters, asked.streamed, asked.keeping
+            accepted = accept(
+                self.asker,
+                self.request,
+                asked.kept_parameters,
+                asked.streamed,
+                asked.keeping,
+                use_of(key, self.view.scope, asked.initial_data) if key else None,
             )
         except LimitReached:
             raise  # it has the headers itself
         except Exception:
             self.limit_headers = limiter.headers(self.asker.holders)
             raise
-        if outcome.reservation is not None:
-            self.limit_headers = outcome.reservation.headers
-        return outcome
+        if isinstance(accepted, Answered):
+            self.limit_headers = limiter.headers(self.asker.holders)
+            self.retold = self.retell(accepted.answer.encode())
+        elif accepted.reservation is not None:
+            self.limit_headers = accepted.reservation.headers
+        return accepted
+
+    def take_body(self) -> bytes:
+        """What came; it is kept here no longer."""
+        body, self.body = b"".join(self.body), []
+        return body
 
     def check_still_there(self) -> None:
         if self.task is not None and self.task.cancelling():
@@ -158,7 +199,7 @@ class DoorConsumer(AsyncHttpConsumer):
 
     def identify(self) -> Asker:
         """Who asks: DRF's authentication, permissions and throttles of the route's view class."""
-        request = ASGIRequest(self.scope, BytesIO())
+        request = StrictRequest(self.scope, BytesIO())
         request.get_host()  # raises DisallowedHost
         if settings.SECURE_SSL_REDIRECT and not request.is_secure():
             raise InvalidRequest("Use https: a key that is sent over plain http can be read.")
@@ -166,11 +207,16 @@ class DoorConsumer(AsyncHttpConsumer):
         view.setup(request)
         drf_request = view.initialize_request(request)
         view.request = drf_request
-        view.initial(drf_request)
+        try:
+            view.initial(drf_request)
+        except InvalidApiKey:
+            known_keys.forget(self.authorization)
+            raise
         user = drf_request.user
         key = drf_request.auth if isinstance(drf_request.auth, ApiKey) else None
         if user.pk is None:  # the permission classes let nobody else in
             raise PermissionDenied
+        known_keys.learn(self.authorization, user.pk)
         return Asker(
             user.pk,
             key.pk if key else None,
@@ -179,35 +225,61 @@ class DoorConsumer(AsyncHttpConsumer):
             tuple(key.allowed_models) if key else (),
         )
 
+    @property
+    def authorization(self) -> bytes:
+        return dict(self.scope["headers"]).get(b"authorization", b"")
+
     def validate(self, body: bytes) -> RequestSerializer:
         headers = dict(self.scope["headers"])
         content_type = headers.get(b"content-type", b"").decode("latin-1")
-        return self.view.serializer_class.read(parse_json(body, content_type))
+        encoding = headers.get(b"content-encoding", b"").decode("latin-1")
+        return self.view.serializer_class.read(parse_json(body, content_type, encoding))
 
     async def answer(self, outcome: Outcome) -> None:
         raise NotImplementedError
 
+    def retell(self, answer: bytes) -> bytes:
+        """The JSON of an answer that was kept, as this request wants it. On a thread, for it may be
+        megabytes."""
+        return answer
+
+    async def answer_again(self) -> None:
+        """As it was answered before: nothing is generated, and no limit counts it."""
+        await self.send_whole(self.retold)
+
     def log(self, task: "asyncio.Task[None]") -> None:
-        """One line for each request, when it is over, without a word of what was said."""
-        took_ms = round((time.monotonic() - self.began) * 1000)
-        asker, outcome = self.asker, self.outcome
-        facts = [f"{took_ms} ms"]
-        if outcome is not None:
-            facts.append(f"{outcome.prepared.prompt_tokens}+{outcome.completion_tokens} tokens")
-        if asker is not None:
-            key = "no key" if asker.api_key_id is None else f"key {asker.api_key_id}"
-            facts += [f"user {asker.user_id}", key]
-        logger.info(
-            "%s POST %s %s %s, %s",
+        """One line for each request, when it is over, and what is counted of it."""
+        finished = Finished(
             self.request_id,
-            self.scope["path"],
-            self.status or "-",
+            self.route,
+            self.status,
             self.ending(task),
-            ", ".join(facts),
+            time.monotonic() - self.began,
+            self.asked_at,
+            self.asker,
+            self.outcome,
+            self.answered,
+            ids_of_client(self.header),
         )
+        finished.log()
+        finished.count()
+
+    @property
+    def route(self) -> str:
+        path: str = self.scope["path"]
+        return path.removeprefix(self.scope.get("root_path", ""))
+
+    def header(self, name: str) -> str:
+        """The value of the first header of that name; empty if there is none."""
+        wanted = name.encode()
+        values = (value for key, value in self.scope["headers"] if key == wanted)
+        return next(values, b"").decode("latin-1")
 
     def ending(self, task: "asyncio.Task[None]") -> str:
-        """How the request ended: as its row says, or `refused` if it was not accepted."""
+        """How the request ended: as its row says; `replayed` if an earlier answer was sent again;
+        `refused` if it was not accepted."""
+        if self.answered is not None:
+            return "replayed"
         if self.outcome is not None:
             return self.outcome.status
         return status_after(asyncio.CancelledError()) if task.cancelled() else "refused"
@@ -216,9 +288,10 @@ class DoorConsumer(AsyncHttpConsumer):
 
     def headers(self, content_type: bytes) -> list[tuple[bytes, bytes]]:
         processing_ms = round((time.monotonic() - self.began) * 1000)
-        conversation_id = self.outcome and self.outcome.conversation_id
+        named = self.conversation_id
         return [
-            *([(b"x-conversation-id", conversation_id.encode())] if conversation_id else []),
+            *([(b"x-conversation-id", named.encode())] if named else []),
+            *([REPLAYED] if self.answered else []),
             (b"content-type", content_type),
             (b"x-request-id", self.request_id.encode()),
             (b"openai-processing-ms", str(processing_ms).encode()),
@@ -228,179 +301,23 @@ class DoorConsumer(AsyncHttpConsumer):
         ]
 
     async def send_json(self, value: Any, status: int = 200, extra: Any = ()) -> None:
-        body = sse.encode_json(value) + b"\n"  # so that a shell prompt starts on a line of its own
+        await self.send_whole(sse.encode_json(value), status, extra)
+
+    async def send_whole(self, body: bytes, status: int = 200, extra: Any = ()) -> None:
+        body += b"\n"  # so that a shell prompt starts on a line of its own
         self.status = status
         length = (b"content-length", str(len(body)).encode())
         await self.send_response(
-            status, body, headers=[*self.headers(b"application/json"), length, *extra]
+            status, body, headers=[*self.headers(b"application/json"), NO_STORE, length, *extra]
         )
 
     async def send_error(self, error: ApiError) -> None:
         """The envelope: as a response, or as an event once a stream has begun."""
-        if error.status_code >= 500:
-            logger.warning("%s: %s", self.request_id, error.message)
+        if error.status_code >= 500 and not isinstance(error, Overloaded):
+            logger.warning("%s", error)
+        metrics.error_sent(error.status_code, error.code, error.error_type)
         if self.status is not None:
             await self.send_body(sse.event(envelope(error)) + sse.DONE)
             return
         extra = [(name.lower().encode(), value.encode()) for name, value in error.headers.items()]
         await self.send_json(envelope(error), error.status_code, extra)
-
-
-class GenerationConsumer(DoorConsumer):
-    """Chat and completion: the same life, different JSON."""
-
-    asked: ChatCompletionSerializer | CompletionSerializer
-
-    async def answer(self, outcome: Outcome) -> None:
-        if self.asked.streamed:
-            await self.stream(outcome, self.asked.include_usage)
-        else:
-            await run_completion(outcome, outcome.collect)
-            await self.send_json(self.payload(outcome))
-
-    async def stream(self, outcome: Outcome, include_usage: bool) -> None:
-        """Headers go with the first event, so that an early error keeps its status; or, while the
-        client waits long, with a comment that keeps proxies from hanging up."""
-        self.last_sent = time.monotonic()
-        keep_alive = asyncio.get_running_loop().create_task(self.keep_alive())
-        finishes: list[dict[str, Any]] = []
-        usage = {"usage": None} if include_usage else {}
-
-        async def on_events(events: Sequence[Answer]) -> None:
-            """What waits together goes out together."""
-            ready: list[bytes] = []
-            for event in events:
-                if isinstance(event, Finish):
-                    # Held back until the row says so too.
-                    finishes.append(self.finish_chunk(outcome, event) | usage)
-                else:
-                    chunks = self.delta_chunks(outcome, event)
-                    ready += [sse.event(chunk | usage) for chunk in chunks]
-            if ready:
-                await self.send_events(b"".join(ready))
-
-        try:
-            await run_completion(outcome, on_events)
-        finally:
-            keep_alive.cancel()
-        last = [sse.event(chunk) for chunk in finishes]
-        if include_usage:
-            last.append(sse.event(payloads.usage_chunk(outcome, self.chunk_kind)))
-        await self.send_events(b"".join(last) + sse.DONE, more_body=False)
-
-    async def send_events(self, data: bytes, *, more_body: bool = True) -> None:
-        self.last_sent = time.monotonic()
-        if self.status is None:
-            self.status = 200
-            headers = [
-                *self.headers(b"text/event-stream; charset=utf-8"),
-                (b"cache-control", b"no-cache"),
-                (b"x-accel-buffering", b"no"),  # nginx: pass events on as they come
-            ]
-            await self.send_headers(status=200, headers=headers)
-        await self.send_body(data, more_body=more_body)
-
-    async def keep_alive(self) -> None:
-        while True:
-            await asyncio.sleep(self.last_sent + KEEP_ALIVE_S - time.monotonic())
-            if time.monotonic() - self.last_sent >= KEEP_ALIVE_S:
-                await self.send_events(sse.KEEP_ALIVE)
-
-    chunk_kind: ClassVar[str]
-
-    def payload(self, outcome: Outcome) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def delta_chunks(
-        self, outcome: Outcome, event: TextDelta | PromptLogprobs
-    ) -> list[dict[str, Any]]:
-        raise NotImplementedError
-
-    def finish_chunk(self, outcome: Outcome, event: Finish) -> dict[str, Any]:
-        raise NotImplementedError
-
-
-class ChatCompletionConsumer(GenerationConsumer):
-    view = ChatCompletionsView
-    chunk_kind = "chat.completion.chunk"
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.begun: set[int] = set()
-
-    def payload(self, outcome: Outcome) -> dict[str, Any]:
-        return payloads.chat_completion(outcome, self.request)
-
-    def delta_chunks(
-        self, outcome: Outcome, event: TextDelta | PromptLogprobs
-    ) -> list[dict[str, Any]]:
-        chunks = self.opening(outcome, event.index)
-        if isinstance(event, TextDelta) and (event.text or event.logprobs):
-            delta = {"content": event.text}
-            logprobs = payloads.logprobs_of_chat(outcome, event.logprobs)
-            chunks.append(payloads.chat_chunk(outcome, event.index, delta, logprobs=logprobs))
-        return chunks
-
-    def opening(self, outcome: Outcome, index: int) -> list[dict[str, Any]]:
-        """The chunk that names the role: once, before a choice's first text."""
-        if index in self.begun:
-            return []
-        self.begun.add(index)
-        delta = {"role": "assistant", "content": ""}
-        return [payloads.chat_chunk(outcome, index, delta)]
-
-    def finish_chunk(self, outcome: Outcome, event: Finish) -> dict[str, Any]:
-        delta = {} if event.index in self.begun else {"role": "assistant", "content": ""}
-        chunk = payloads.chat_chunk(outcome, event.index, delta, event.reason)
-        return chunk | payloads.conversation_named(outcome)
-
-
-class CompletionConsumer(GenerationConsumer):
-    view = CompletionsView
-    chunk_kind = "text_completion"
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.logprobs: dict[int, TextLogprobs] = {}
-        """Of each choice that has begun."""
-
-    def payload(self, outcome: Outcome) -> dict[str, Any]:
-        return payloads.text_completion(outcome)
-
-    def delta_chunks(
-        self, outcome: Outcome, event: TextDelta | PromptLogprobs
-    ) -> list[dict[str, Any]]:
-        text, logprobs = self.opening(outcome, event.index), None
-        told = self.logprobs[event.index]
-        if isinstance(event, PromptLogprobs):
-            logprobs = told.prompt(event.logprobs, text)
-        else:
-            text += event.text
-            if outcome.prepared.wants_logprobs:
-                logprobs = told.answer(event.logprobs, event.text)
-        if not (text or event.logprobs):
-            return []
-        return [payloads.text_chunk(outcome, event.index, text, logprobs=logprobs)]
-
-    def opening(self, outcome: Outcome, index: int) -> str:
-        """The echoed prompt: once, before a choice's first text."""
-        if index in self.logprobs:
-            return ""
-        self.logprobs[index] = TextLogprobs(outcome.prepared.special_tokens)
-        return payloads.echoed(outcome, index)
-
-    def finish_chunk(self, outcome: Outcome, event: Finish) -> dict[str, Any]:
-        text = self.opening(outcome, event.index)
-        return payloads.text_chunk(outcome, event.index, text, event.reason)
-
-
-class EmbeddingConsumer(DoorConsumer):
-    view = EmbeddingsView
-
-    asked: EmbeddingSerializer
-
-    async def answer(self, outcome: Outcome) -> None:
-        vectors = await run_embedding(outcome)
-        if self.request.dimensions is not None:
-            vectors = [payloads.shortened(vector, self.request.dimensions) for vector in vectors]
-        await self.send_json(payloads.embedding_list(outcome, vectors, self.asked.as_base64))

@@ -3,6 +3,7 @@ exception."""
 
 import difflib
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,8 +19,10 @@ from django.utils.translation import gettext as _
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
-from accounts.errors import ApiError
+from accounts.errors import ApiError, InvalidApiKey, PermissionRefused
+from accounts.keys import without_keys
 from accounts.pages import errors as pages
+from llmapi import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +62,24 @@ class InvalidJSON(ApiError):
 class BodyTooLarge(ApiError):
     status_code = 413
     code = "request_too_large"
+
+
+class RequestTimeout(ApiError):
+    """Of a request that came too slowly."""
+
+    status_code = 408
+    code = "request_timeout"
+    retry_after_s = 1
+
+
+class AddressTooLong(ApiError):
+    status_code = 414
+    code = "address_too_long"
+
+
+class HeadersTooLarge(ApiError):
+    status_code = 431
+    code = "headers_too_large"
 
 
 class UnsupportedMediaType(ApiError):
@@ -114,9 +135,16 @@ class ServerUnavailable(ApiError):
     status_code = 503
     error_type = "server_error"
     code = "unavailable"
+    retry_after_s = RETRY_AFTER_S
 
-    def __init__(self, message: str, *, code: str | None = None) -> None:
-        super().__init__(message, code=code, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+class Overloaded(ServerUnavailable):
+    """Too much at once. One line in the log for each is enough: there will be many."""
+
+    code = "overloaded"
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(f"{message} Try again in a moment.", retry_after_s=retry_after_s)
 
 
 class GenerationFailed(ApiError):
@@ -127,9 +155,6 @@ class GenerationFailed(ApiError):
     error_type = "server_error"
     code = "generation_failed"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"x-should-retry": "false"})
-
 
 class TemplateFailed(ApiError):
     """The server's chat template broke over these messages, instead of refusing them with a
@@ -138,9 +163,7 @@ class TemplateFailed(ApiError):
     status_code = 500
     error_type = "server_error"
     code = "template_failed"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"x-should-retry": "false"})
+    quotes = True
 
 
 class EngineLost(ApiError):
@@ -149,9 +172,7 @@ class EngineLost(ApiError):
     status_code = 503
     error_type = "server_error"
     code = "engine_lost"
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"Retry-After": str(RETRY_AFTER_S)})
+    retry_after_s = RETRY_AFTER_S
 
 
 class InternalError(ApiError):
@@ -161,8 +182,13 @@ class InternalError(ApiError):
     error_type = "server_error"
     code = "internal_error"
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"x-should-retry": "false"})
+
+class AsgiNeeded(ApiError):
+    """The door was asked by a server that is none of ours."""
+
+    status_code = 501
+    error_type = "server_error"
+    code = "asgi_needed"
 
 
 def as_api_error(exception: BaseException) -> ApiError:
@@ -172,18 +198,17 @@ def as_api_error(exception: BaseException) -> ApiError:
         case ApiError():
             return exception
         case drf.NotAuthenticated() | drf.AuthenticationFailed():
-            error = ApiError(str(exception.detail), code="invalid_api_key")
-            error.status_code = 401
-            error.headers = {"WWW-Authenticate": "Bearer"}
-            return error
+            return InvalidApiKey(str(exception.detail))
         case drf.MethodNotAllowed():
-            return MethodNotAllowed(str(exception.detail))
+            return MethodNotAllowed(str(exception.detail)[:100])
         case drf.ValidationError():
             return first_problem(exception.detail)
         case drf.APIException():
-            error = ApiError(str(exception.detail), code=str(exception.default_code))
-            error.status_code = exception.status_code
-            return error
+            return ApiError(
+                str(exception.detail),
+                code=str(exception.default_code),
+                status_code=exception.status_code,
+            )
         case OperationalError() | InterfaceError():
             logger.error("The database failed", exc_info=exception)
             return ServerUnavailable("The database does not answer.", code="database_unavailable")
@@ -199,21 +224,21 @@ def as_api_error(exception: BaseException) -> ApiError:
         case Http404():
             return UnknownRoute("There is nothing here. The routes are listed at /docs/.")
         case PermissionDenied():
-            error = ApiError("You may not do this.", code="permission_denied")
-            error.status_code = 403
-            return error
+            return PermissionRefused("You may not do this.")
     logger.error("Unexpected error", exc_info=exception)
     return InternalError("The server met an unexpected error. It has been logged.")
 
 
 def envelope(error: ApiError) -> dict[str, Any]:
-    """OpenAI's error body; all four keys are always there."""
+    """OpenAI's error body; all four keys are always there. A key that the client put where none
+    belongs, in a path or for the name of a model, is not repeated: errors get into others' logs."""
     names_field = isinstance(error, InvalidRequest)
+    message = about(error.param, error.message) if names_field else error.message
     return {
         "error": {
-            "message": about(error.param, error.message) if names_field else error.message,
+            "message": without_keys(message),
             "type": error.error_type,
-            "param": error.param,
+            "param": None if error.param is None else without_keys(error.param),
             "code": error.code,
         }
     }
@@ -265,13 +290,21 @@ def first_problem(detail: Any, path: str = "") -> ApiError:
 
 def exception_handler(exception: Exception, context: Mapping[str, Any]) -> Response:
     """DRF's hook: the envelope, for every plain view."""
+    metrics.failed_in("views", exception)
     error = as_api_error(exception)
-    return Response(envelope(error), status=error.status_code, headers=error.headers)
+    metrics.error_sent(error.status_code, error.code, error.error_type)
+    return Response(
+        envelope(error),
+        status=error.status_code,
+        headers=error.headers,
+        content_type="application/json",  # also where the answer would be of another type
+    )
 
 
 def json_error(exception: BaseException) -> JsonResponse:
     """The envelope as a Django response, for what fails outside DRF."""
     error = as_api_error(exception)
+    metrics.error_sent(error.status_code, error.code, error.error_type)
     return JsonResponse(envelope(error), status=error.status_code, headers=error.headers)
 
 
@@ -320,10 +353,9 @@ def what_instead_of(path: str) -> str:
 
 
 def overloaded(request: HttpRequest) -> HttpResponse:
-    error = ServerUnavailable(
-        "The server is busy with other requests. Try again in a moment.", code="overloaded"
-    )
+    error = Overloaded("The server is busy with other requests.")
     if pages.wants_page(request):
+        metrics.error_sent(error.status_code, error.code)
         return pages.error_page(
             503, _("The server is busy"), _("Try again in a moment."), error.headers
         )
@@ -331,6 +363,7 @@ def overloaded(request: HttpRequest) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
+    metrics.failed_in("views", sys.exception())
     if pages.wants_page(request):
         return pages.server_error_page()
     return json_error(InternalError("The server met an unexpected error. It has been logged."))

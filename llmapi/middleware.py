@@ -1,90 +1,90 @@
 """What every answer of Django's side carries. The consumers set the same headers themselves."""
 
 import logging
-import secrets
 import time
-from collections.abc import Awaitable, Callable
-from typing import ClassVar
 
-from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
 
+from accounts import logs
 from accounts.logs import path_to_log
+from accounts.middleware import QuickMiddleware
+from llmapi import metrics
 from llmapi.errors import InvalidRequest, bad_request
-
-GetResponse = Callable[[HttpRequest], HttpResponseBase | Awaitable[HttpResponseBase]]
-
+from llmapi.request_ids import ids_of_client, new_request_id
 
 logger = logging.getLogger(__name__)
 
-PROBES = ("/health", "/ready")
+PROBES = ("/health", "/ready", "/metrics")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
-def new_request_id() -> str:
-    """The id of one request, in its answer's headers, its row and the log."""
-    return "req_" + secrets.token_hex(12)
+class RequestIdMiddleware(QuickMiddleware):
+    """Gives each request an id, names it in the answer's `x-request-id` header, and logs a line.
+    Answers of the API stay in no cache: they are one user's."""
 
-
-class RequestIdMiddleware:
-    """Gives each request an id, names it in the answer's `x-request-id` header, and logs a line."""
-
-    sync_capable: ClassVar[bool] = True
-    async_capable: ClassVar[bool] = True
-
-    def __init__(self, get_response: GetResponse) -> None:
-        self.get_response = get_response
-        if iscoroutinefunction(get_response):
-            markcoroutinefunction(self)
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+    def process_request(self, request: HttpRequest) -> None:
         request.request_id = new_request_id()  # type: ignore[attr-defined]
+        logs.request_id.set(request.request_id)  # type: ignore[attr-defined]
         request.began = time.monotonic()  # type: ignore[attr-defined]
-        response = self.get_response(request)
-        if isinstance(response, HttpResponseBase):
-            return self.name(request, response)
-        return self.name_later(request, response)
 
-    def name(self, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    def process_response(
+        self, request: HttpRequest, response: HttpResponseBase
+    ) -> HttpResponseBase:
         request_id = request.request_id  # type: ignore[attr-defined]
         response["x-request-id"] = request_id
         took_ms = round((time.monotonic() - request.began) * 1000)  # type: ignore[attr-defined]
         response["openai-processing-ms"] = str(took_ms)
-        level = logging.DEBUG if request.path in PROBES else logging.INFO
+        if request.path_info.startswith("/v1/"):
+            response.headers.setdefault("Cache-Control", "no-store")
+        path, route, ending = path_to_log(request.path), route_of(request), ending_of(response)
+        facts = {
+            "method": request.method,
+            "path": path,
+            "route": route,
+            "status": response.status_code,
+            "outcome": ending,
+            "duration_ms": took_ms,
+            **ids_of_client(lambda name: request.headers.get(name, "")),
+        }
         logger.log(
-            level,
-            "%s %s %r %d",
-            request_id,
+            logging.DEBUG if request.path in PROBES else logging.INFO,
+            "%s %r %d, %d ms",
             request.method,
-            path_to_log(request.path),
+            path,
             response.status_code,
+            took_ms,
+            extra={"request_id": request_id, "facts": facts},
         )
+        method = request.method if request.method in METHODS else "other"
+        status = metrics.status_class(response.status_code)
+        metrics.requests.labels(method, route, status, ending).inc()
+        metrics.request_s.labels(route).observe(took_ms / 1000)
         return response
 
-    async def name_later(
-        self, request: HttpRequest, coming: Awaitable[HttpResponseBase]
-    ) -> HttpResponseBase:
-        return self.name(request, await coming)
+
+def ending_of(response: HttpResponseBase) -> str:
+    if response.status_code < 400:
+        return "completed"
+    return "failed" if response.status_code in (500, 501, 502) else "refused"
 
 
-class NoNulMiddleware:
+def route_of(request: HttpRequest) -> str:
+    """Which pattern of the URLconf has answered, with a slash before it; `other`: none. Of the
+    admin, whose pages are many, the name alone."""
+    match = request.resolver_match
+    if match is None:
+        return "other"
+    return "/admin/" if match.route.startswith("admin/") else f"/{match.route}"
+
+
+class NoNulMiddleware(QuickMiddleware):
     """400 for a NUL in the path, the query or a cookie. PostgreSQL has no such character: nothing
     is named so, and to ask for it would be an error of the database's. Bodies are checked field
     by field."""
 
-    sync_capable: ClassVar[bool] = True
-    async_capable: ClassVar[bool] = True
-
-    def __init__(self, get_response: GetResponse) -> None:
-        self.get_response = get_response
-        if iscoroutinefunction(get_response):
-            markcoroutinefunction(self)
-
-    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+    def process_request(self, request: HttpRequest) -> HttpResponseBase | None:
         error = why_nul(request)
-        if error is None:
-            return self.get_response(request)
-        refusal = bad_request(request, error)
-        return answered(refusal) if iscoroutinefunction(self) else refusal
+        return None if error is None else bad_request(request, error)
 
 
 def why_nul(request: HttpRequest) -> InvalidRequest | None:
@@ -100,7 +100,3 @@ def why_nul(request: HttpRequest) -> InvalidRequest | None:
     if any("\0" in value for value in request.COOKIES.values()):
         return InvalidRequest(f"A cookie {sentence[0].lower()}{sentence[1:]}")
     return None
-
-
-async def answered(response: HttpResponseBase) -> HttpResponseBase:
-    return response

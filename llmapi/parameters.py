@@ -11,6 +11,9 @@ TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
 """One spelling for each id, so that no two keys of an object mean the same token."""
 
 
+TOKEN_ID_SCHEMA = {"type": "integer", "minimum": 0, "maximum": 2**31 - 1}
+
+
 def is_token_id(value: Any) -> bool:
     """Whether this may be one. Whether it is in the vocabulary is the model's business."""
     return type(value) is int and 0 <= value < 2**31
@@ -51,8 +54,7 @@ class TokenIdsField(StrictField):
     }
 
     def json_schema(self) -> dict[str, Any]:
-        ids = {"type": "integer", "minimum": 0}
-        return {"type": "array", "items": ids, "maxItems": self.max_items}
+        return {"type": "array", "items": TOKEN_ID_SCHEMA, "maxItems": self.max_items}
 
     def to_internal_value(self, data: Any) -> tuple[int, ...]:
         if not isinstance(data, list):
@@ -80,7 +82,7 @@ class LogitBiasField(StrictField):
 
     def json_schema(self) -> dict[str, Any]:
         bias = {"type": "number", "minimum": -self.limit, "maximum": self.limit}
-        return {"type": "object", "additionalProperties": bias}
+        return {"type": "object", "additionalProperties": bias, "maxProperties": self.max_items}
 
     def to_internal_value(self, data: Any) -> tuple[tuple[int, float], ...]:
         if not isinstance(data, dict):
@@ -132,7 +134,7 @@ class PromptsField(StrictField):
 
     def json_schema(self) -> dict[str, Any]:
         text = self.text.json_schema()
-        tokens = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+        tokens = {"type": "array", "minItems": 1, "items": TOKEN_ID_SCHEMA}
         many = {"type": "array", "minItems": 1, "maxItems": self.max_items}
         return {"anyOf": [text, many | {"items": text}, tokens, many | {"items": tokens}]}
 
@@ -188,8 +190,10 @@ class ContentField(StrictField):
                 "text": {"type": "string"},
             },
             "required": ["type", "text"],
+            "additionalProperties": False,
         }
-        return {"oneOf": [{"type": "string"}, {"type": "array", "minItems": 1, "items": part}]}
+        parts = {"type": "array", "minItems": 1, "maxItems": self.max_parts, "items": part}
+        return {"oneOf": [{"type": "string"}, parts]}
 
     def to_internal_value(self, data: Any) -> Any:
         if isinstance(data, str):
@@ -264,7 +268,8 @@ class ConversationField(StrictField):
 
     def json_schema(self) -> dict[str, Any]:
         text = self.text.json_schema()
-        named = {"type": "object", "properties": {"id": text}, "required": ["id"]}
+        named: dict[str, Any] = {"type": "object", "properties": {"id": text}, "required": ["id"]}
+        named["additionalProperties"] = False
         return {"oneOf": [text, named]}
 
     def to_internal_value(self, data: Any) -> str:

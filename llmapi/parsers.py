@@ -11,12 +11,15 @@ from llmapi.errors import InvalidJSON, UnsupportedMediaType
 JSON_TYPES = ("application/json", "text/json")
 
 
-def parse_json(body: bytes, content_type: str = "application/json") -> Any:
+def parse_json(
+    body: bytes, content_type: str = "application/json", content_encoding: str = ""
+) -> Any:
     """The body's value. Raises InvalidJSON or UnsupportedMediaType.
 
-    Accepted: UTF-8, with or without a byte order mark. Refused: other charsets (`charset=zlib`
-    would be a decompression bomb), NaN and Infinity, numbers beyond a double, duplicate keys, lone
-    surrogates (`"\\ud800"` has no UTF-8), and nesting beyond Python's recursion limit.
+    Accepted: UTF-8, with or without a byte order mark. Refused: other charsets and compressed
+    bodies (`charset=zlib` would be a decompression bomb), NaN and Infinity, numbers beyond a
+    double, duplicate keys, lone surrogates (`"\\ud800"` has no UTF-8), and nesting beyond Python's
+    recursion limit.
     """
     media_type, _, parameters = content_type.partition(";")
     # curl -d without a header says x-www-form-urlencoded; naming JSON is asked for, as OpenAI does.
@@ -29,8 +32,13 @@ def parse_json(body: bytes, content_type: str = "application/json") -> Any:
         )
     for parameter in parameters.split(";"):
         name, _, value = parameter.strip().partition("=")
-        if name.lower() == "charset" and value.strip('"').lower() not in ("utf-8", "utf8"):
+        if name.strip().lower() == "charset" and value.strip('" ').lower() not in ("utf-8", "utf8"):
             raise UnsupportedMediaType("The body must be UTF-8: send no charset, or utf-8.")
+    if content_encoding.strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType(
+            f"The body must not be compressed: send it without 'Content-Encoding: "
+            f"{content_encoding.strip()[:40]}'."
+        )
     if not body.strip():
         raise InvalidJSON("The request body is empty; a JSON object is needed.")
     try:
@@ -84,7 +92,7 @@ def finite_float(digits: str) -> float:
 
 def bounded_int(digits: str) -> int:
     # Python's int is quadratic in the digits, and no field takes a number this long.
-    if len(digits) > 400:
+    if len(digits.lstrip("-")) > 400:
         raise InvalidJSON(f"The number {digits[:40]}... is too large.")
     return int(digits)
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from llmapi.adapters import ListedAdapter
 from llmapi.backends.base import ChatRequest, ModelCard
-from llmapi.completions import Choice, Outcome
 from llmapi.engine.messages import TokenLogprob
 from llmapi.logprobs import JSON, TextLogprobs, chat_logprobs
+from llmapi.outcomes import Choice, Outcome
 
 
 def usage(outcome: Outcome) -> JSON:
@@ -76,8 +76,14 @@ def chat_chunk(
     finish_reason: str | None = None,
     logprobs: JSON | None = None,
 ) -> JSON:
-    choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
+    choice = choice_of_chunk(index, delta, finish_reason, logprobs)
     return {**head(outcome, "chat.completion.chunk"), "choices": [choice]}
+
+
+def choice_of_chunk(
+    index: int, delta: JSON, finish_reason: str | None = None, logprobs: JSON | None = None
+) -> JSON:
+    return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish_reason}
 
 
 def logprobs_of_chat(outcome: Outcome, tokens: Sequence[TokenLogprob]) -> JSON | None:
@@ -163,6 +169,15 @@ def embedding_list(outcome: Outcome, vectors: Sequence[bytes], as_base64: bool) 
     }
 
 
+def embeddings_as_numbers(answer: JSON) -> JSON:
+    """An `embedding_list` in base64, as numbers."""
+    data = [
+        {**item, "embedding": numbers(base64.b64decode(item["embedding"]))}
+        for item in answer["data"]
+    ]
+    return {**answer, "data": data}
+
+
 def numbers(vector: bytes) -> list[float]:
     values = array("f")
     values.frombytes(vector)
@@ -191,8 +206,10 @@ def model_object(card: ModelCard) -> JSON:
     }
 
 
-def model_list(cards: Iterable[ModelCard]) -> JSON:
-    return {"object": "list", "data": [model_object(card) for card in cards]}
+def model_list(cards: Iterable[ModelCard], note: str | None = None) -> JSON:
+    """note: why there are none."""
+    listed: JSON = {"object": "list", "data": [model_object(card) for card in cards]}
+    return listed | {"llmapi": {"note": note}} if note else listed
 
 
 def model_deleted(model: str) -> JSON:

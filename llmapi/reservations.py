@@ -5,6 +5,7 @@ from datetime import datetime
 
 from accounts.limits.holders import Holder
 from accounts.limits.limiter import Reservation, limiter
+from conversations.processes.journal import Ended, journal
 from conversations.selectors import tokens_used_since
 from conversations.services import CompletionEnd, completion_finish
 
@@ -34,6 +35,15 @@ def finish_and_settle(
     finally:
         if reservation is not None:
             limiter.settle(reservation, end.prompt_tokens + end.completion_tokens)
+
+
+def append_and_settle(ended: Ended, reservation: Reservation | None) -> None:
+    """The same with the journal. Raises OSError."""
+    try:
+        journal.append(ended)
+    finally:
+        if reservation is not None:
+            limiter.settle(reservation, ended.end.prompt_tokens + ended.end.completion_tokens)
 
 
 def tokens_used(holder: Holder, start: datetime) -> int:

@@ -5,7 +5,7 @@ from typing import Any
 
 from channels.routing import ProtocolTypeRouter
 
-from llmapi.consumers import ChatCompletionConsumer, CompletionConsumer, EmbeddingConsumer
+from llmapi.door import ChatCompletionConsumer, CompletionConsumer, EmbeddingConsumer
 
 
 class Door:
@@ -20,7 +20,7 @@ class Door:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         application = None
-        if scope["method"] == "POST":
+        if scope["method"].upper() == "POST":  # Django takes `post` for it too
             # A proxy may tell daphne below which path it has put this server.
             application = self.posts.get(scope["path"].removeprefix(scope.get("root_path", "")))
         await (application or self.other)(scope, receive, send)

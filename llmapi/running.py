@@ -1,4 +1,4 @@
-"""The requests that this process is working on: strong references, a bound, and an orderly end.
+"""The requests that this process is working on: strong references, and an orderly end.
 
 daphne hands a request to a consumer and forgets it; what a consumer starts as a task of its own,
 daphne does not even hear of when it shuts down. So every request's task is here until it is done.
@@ -34,15 +34,10 @@ class RunningRequests:
     def __len__(self) -> int:
         return len(self._requests)
 
-    def check_room(self, limit: int) -> None:
-        """Raises ServerUnavailable if the server drains, or works on `limit` requests already."""
+    def check_open(self) -> None:
+        """Raises ServerUnavailable if the server drains."""
         if self.draining:
             raise ServerUnavailable("The server is shutting down.", code="shutting_down")
-        if len(self._requests) > limit:  # the asking request's own task is one of them
-            raise ServerUnavailable(
-                f"The server is busy with {limit} requests. Try again in a moment.",
-                code="overloaded",
-            )
 
     def start(self, request: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run one request as a task; `drain` waits for it, and cancels it in the end."""

@@ -3,7 +3,11 @@ how drf-spectacular reads our strict fields."""
 
 from typing import Any
 
-from drf_spectacular.extensions import OpenApiSerializerFieldExtension
+from drf_spectacular.extensions import (
+    OpenApiSerializerExtension,
+    OpenApiSerializerFieldExtension,
+)
+from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers as s
 
 
@@ -14,6 +18,30 @@ class StrictFieldSchema(OpenApiSerializerFieldExtension):
     def map_serializer_field(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
         schema: dict[str, Any] = self.target.json_schema()
         return schema
+
+
+class StrictSerializerSchema(OpenApiSerializerExtension):
+    """What the serializer's fields do not say: that there are no others, and which are accepted
+    where they change nothing."""
+
+    target_class = "llmapi.strict.StrictSerializer"
+    match_subclasses = True
+
+    def map_serializer(self, auto_schema: Any, direction: Any) -> dict[str, Any]:
+        schema: dict[str, Any] = auto_schema._map_basic_serializer(self.target, direction)
+        properties = schema["properties"]
+        for name, values in self.target.neutral.items():
+            # Not one `enum`, of which drf-spectacular makes a component with a name.
+            properties[name] = {
+                "oneOf": [{"enum": [value]} for value in values or (None,)],
+                "nullable": True,
+                "description": "Accepted where it changes nothing.",
+            }
+        for name, field in self.target.fields.items():
+            if isinstance(field, s.ListSerializer):
+                properties[name]["maxItems"] = getattr(field, "max_length", None)
+                properties[name]["minItems"] = 0 if field.allow_empty else 1
+        return schema | {"additionalProperties": False}
 
 
 class ErrorDetail(s.Serializer):
@@ -65,9 +93,16 @@ class TextLogprobs(s.Serializer):
     text_offset = s.ListField(child=s.IntegerField())
 
 
+@extend_schema_field(
+    {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "object"}}]}
+)
+class Said(s.JSONField):
+    """Text; or, of a message of the request that the seed's shape repeats, its parts."""
+
+
 class AnswerMessage(s.Serializer):
     role = s.CharField()
-    content = s.CharField(allow_null=True)
+    content = Said(allow_null=True)
     refusal = s.CharField(allow_null=True, required=False)
 
 
@@ -114,12 +149,17 @@ class CompletionResponse(s.Serializer):
     usage = Usage()
 
 
+@extend_schema_field(
+    {"oneOf": [{"type": "array", "items": {"type": "number"}}, {"type": "string"}]}
+)
+class Vector(s.JSONField):
+    """Numbers, or their bytes in base64."""
+
+
 class EmbeddingItem(s.Serializer):
     object = s.CharField(help_text="`embedding`")
     index = s.IntegerField()
-    embedding = s.ListField(
-        child=s.FloatField(), help_text="With `encoding_format: base64`: a string instead."
-    )
+    embedding = Vector(help_text="With `encoding_format: base64`: a string instead.")
 
 
 class EmbeddingUsage(s.Serializer):
@@ -143,15 +183,23 @@ class ModelAdapter(s.Serializer):
 
 
 class ModelDetails(s.Serializer):
-    context_length = s.IntegerField()
-    parameters = s.IntegerField()
-    dtype = s.CharField(help_text="Of the weights that are not quantised.")
-    quantisation = s.CharField(allow_null=True)
-    decoder = s.CharField(help_text="How the model is computed: `native`, `fused`, `generic`.")
-    device = s.CharField()
-    template = s.CharField(help_text="The chat template in force; `tokenizer`: the model's own.")
+    """Of the echo backend, which has no model, `alias_of` alone."""
+
+    context_length = s.IntegerField(required=False)
+    parameters = s.IntegerField(required=False)
+    dtype = s.CharField(required=False, help_text="Of the weights that are not quantised.")
+    quantisation = s.CharField(required=False, allow_null=True)
+    decoder = s.CharField(
+        required=False, help_text="How the model is computed: `native`, `fused`, `generic`."
+    )
+    device = s.CharField(required=False)
+    template = s.CharField(
+        required=False, help_text="The chat template in force; `tokenizer`: the model's own."
+    )
     adapter = ModelAdapter(
-        allow_null=True, help_text="The LoRA adapter in its answers; of a merged one, the name."
+        required=False,
+        allow_null=True,
+        help_text="The LoRA adapter in its answers; of a merged one, the name.",
     )
     alias_of = s.CharField(allow_null=True, help_text="The id of the model that answers.")
 
@@ -168,9 +216,14 @@ class ModelResponse(s.Serializer):
     llmapi = ModelDetails()
 
 
+class NoteResponse(s.Serializer):
+    note = s.CharField(help_text="Why the list is empty.")
+
+
 class ModelListResponse(s.Serializer):
     object = s.CharField(help_text="`list`")
     data = ModelResponse(many=True)  # type: ignore[assignment]
+    llmapi = NoteResponse(required=False)
 
 
 class ModelDeletedResponse(s.Serializer):

@@ -1,18 +1,23 @@
-"""daphne, taught to end in an orderly way and to write streams at a low price."""
+"""daphne, taught to end in an orderly way, to write streams at a low price, and to bound what
+clients take."""
 
 import asyncio
 import logging
 import signal
 import socket
-import time
-from typing import Any, ClassVar
+from typing import Any
 
-from daphne.http_protocol import HTTPFactory, WebRequest
+from daphne.http_protocol import HTTPFactory
 from daphne.server import Server
-from twisted.internet import defer, tcp
+from twisted.internet import defer, task
 from twisted.internet import reactor as twisted_reactor
 
 from llmapi.running import running
+from llmapi.wire.bounds import Bounds
+from llmapi.wire.channel import DoorChannel
+from llmapi.wire.connections import Connections
+from llmapi.wire.request import DoorRequest
+from llmapi.wire.transport import PromptTransport
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +25,7 @@ LARGE_PIECE = 32 * 1024
 MOST_WAITING = 512 * 1024
 """Bytes: from what size on a piece of an answer waits for room, and how much may lie before it."""
 
-STALLED_AFTER_S = 60.0
-"""Who takes nothing of such an answer for so long gets no more of it."""
+LOOK_EVERY_S = 1.0
 
 
 class DoorServer(Server):
@@ -32,7 +36,12 @@ class DoorServer(Server):
     """
 
     def __init__(
-        self, application: Any, listener: socket.socket, shutdown_timeout_s: float, **kwargs: Any
+        self,
+        application: Any,
+        listener: socket.socket,
+        bounds: Bounds,
+        shutdown_timeout_s: float,
+        **kwargs: Any,
     ) -> None:
         # No http_timeout: it would cut streams.
         super().__init__(
@@ -43,6 +52,7 @@ class DoorServer(Server):
             **kwargs,
         )
         self.shutdown_timeout_s = shutdown_timeout_s
+        self.open = Connections(bounds)
 
     def take_ctrl_c(self) -> None:
         """From now on it ends the server in an orderly way, also if it comes before `run`. (Where a
@@ -55,6 +65,12 @@ class DoorServer(Server):
         super().listen_success(port)
         port.transport = PromptTransport
         port.factory = DoorFactory(self)
+        task.LoopingCall(self.open.look).start(LOOK_EVERY_S, now=False)
+
+    def create_application(self, protocol: Any, scope: dict[str, Any]) -> Any:
+        if scope["type"] == "http":
+            scope["forget_body"] = protocol.forget_body
+        return super().create_application(protocol, scope)
 
     async def handle_reply(self, protocol: Any, message: dict[str, Any]) -> None:
         """The events of a stream, one for each token, go a shorter way than daphne's."""
@@ -69,20 +85,12 @@ class DoorServer(Server):
 
     async def has_room(self, protocol: Any) -> None:
         """Waits until most of what was written is on its way. daphne never does: of an export, all
-        that a slow client has not read yet would be in memory. One that reads nothing is broken
-        off. (Not so of events: whoever sends those goes on, so that no client keeps a request from
-        its end by reading slowly.)"""
-        least, moved_at = None, time.monotonic()
+        that a slow client has not read yet would be in memory. (Not so of events: whoever sends
+        those goes on, so that no client keeps a request from its end by reading slowly. Who reads
+        nothing of either is broken off by its connection.)"""
         while not protocol.finished and protocol.channel is not None:
             transport = protocol.channel.transport
-            waiting = len(transport.dataBuffer) - transport.offset + transport._tempDataLen
-            if waiting <= MOST_WAITING or not transport.connected:
-                return
-            now = time.monotonic()
-            if least is None or waiting < least:
-                least, moved_at = waiting, now
-            elif now - moved_at > STALLED_AFTER_S:
-                protocol.channel.forceAbortClient()
+            if transport.unread <= MOST_WAITING or not transport.connected:
                 return
             await asyncio.sleep(0.02)
 
@@ -119,68 +127,20 @@ def is_event_stream(protocol: Any) -> bool:
     return any(value.startswith(b"text/event-stream") for value in types)
 
 
-class DoorRequest(WebRequest):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Twisted would parse forms on the event loop, megabytes too; Django parses its own.
-        super().__init__(*args, parsePOSTFormSubmission=False, **kwargs)
-
-    def handle_exception(self, exception: BaseException) -> None:
-        """In the middle of an answer there is no room for another: the connection is broken off,
-        and what came is not taken for the whole. (daphne's own way raises, in the very function
-        that looks after all connections.)"""
-        if not self._response_started:
-            super().handle_exception(exception)
-        elif not self.finished and self.channel is not None:
-            self.channel.forceAbortClient()
-
-
 class DoorFactory(HTTPFactory):
-    def buildProtocol(self, addr: Any) -> Any:  # noqa: N802 (Twisted's name)
-        protocol = super().buildProtocol(addr)
-        protocol.requestFactory = DoorRequest
-        return protocol
+    """Makes a channel for each connection: HTTP/1.1 alone, for TLS ends at the proxy."""
+
+    def buildProtocol(self, addr: Any) -> DoorChannel | None:  # noqa: N802 (Twisted's name)
+        if self.server.open.is_overrun:
+            return None  # Twisted closes it
+        channel = DoorChannel(self.server.open)
+        channel.factory = self
+        channel.requestFactory = DoorRequest
+        channel.callLater = self.reactor.callLater
+        return channel
 
     def log(self, request: Any) -> None:
         """Nothing: Twisted's log is not kept, and requests are logged by those who answer them."""
-
-
-class PromptTransport(tcp.Server):
-    """A connection that is written to when the event loop comes round, without asking before.
-
-    Twisted has the kernel tell it first that it may write: for each token of each stream the
-    connection is put on epoll's list, reported and taken off again, which costs more than the write
-    itself. Nearly always it may. A connection whose client reads too slowly is left to the reactor,
-    which is asked as soon as a write was not taken as a whole.
-    """
-
-    _due: "ClassVar[list[PromptTransport]]" = []
-    """Those with something to send, which go in one turn of the event loop."""
-
-    _is_due = False
-
-    def startWriting(self) -> None:  # noqa: N802 (Twisted's name)
-        if self.dataBuffer:  # of an earlier write: the reactor has this connection on its list
-            super().startWriting()
-        elif not self._is_due:
-            self._is_due = True
-            if not self._due:
-                asyncio.get_running_loop().call_soon(self._write_due)
-            self._due.append(self)
-
-    @classmethod
-    def _write_due(cls) -> None:
-        due, cls._due = cls._due, []
-        for transport in due:
-            try:
-                transport._write()
-            except Exception:
-                logger.exception("A connection could not be written to")
-
-    def _write(self) -> None:
-        """Send what was written since; whatever has to happen besides is the reactor's."""
-        self._is_due = False
-        if self.connected and (self.doWrite() is not None or self.dataBuffer):
-            super().startWriting()
 
 
 def bind(host: str, port: int) -> socket.socket:

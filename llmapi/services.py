@@ -55,6 +55,11 @@ class ModelService:
         return next((reason for reason in reasons if reason), None)
 
     @property
+    def backends(self) -> Sequence[Backend]:
+        """The default first."""
+        return self._backends
+
+    @property
     def aliases(self) -> Mapping[str, str]:
         """Other names -> model ids."""
         return self._aliases
@@ -81,13 +86,30 @@ class ModelService:
 
     def check_allowed(self, model: str, allowed: Collection[str]) -> None:
         """Raises PermissionRefused if `allowed` has neither this id or alias nor what it stands
-        for. () allows all."""
-        if allowed and not {model, self._aliases.get(model)} & {*allowed}:
+        for, and ModelNotFound if it has, but nothing of `allowed` is served. () allows all."""
+        if not allowed:
+            return
+        obstacle = self.why_none(allowed)
+        if not {model, self._aliases.get(model)} & {*allowed}:
+            sentence = f"This API key may not use the model '{model[:100]}'"
             raise PermissionRefused(
-                f"This API key may not use the model '{model[:100]}'; it may use "
-                f"{', '.join(allowed)}.",
+                f"{sentence}. {obstacle}"
+                if obstacle
+                else f"{sentence}; it may use {', '.join(allowed)}.",
                 param="model",
             )
+        if obstacle:
+            raise ModelNotFound(obstacle, param="model")
+
+    def why_none(self, allowed: Collection[str]) -> str | None:
+        """Why a key for these models can use none, if models are served; None: it can use some, or
+        it is not known yet which ones are served. () allows all."""
+        if self.cards(allowed) or not self.cards():
+            return None
+        return (
+            f"Of the models that this API key may use ({', '.join(allowed)}), none is served at "
+            "present. Ask the operator of this server, or use another key."
+        )
 
     def generation_defaults(self, card: ModelCard) -> Mapping[str, float]:
         """What this model answers with where requests leave it out; empty: not known."""

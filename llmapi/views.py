@@ -7,15 +7,24 @@ those policies itself and answers POST. Models and probes are plain views.
 from typing import Any, ClassVar, NoReturn
 
 from django.db import DatabaseError, connection
-from drf_spectacular.utils import OpenApiExample, OpenApiResponse, OpenApiTypes, extend_schema
+from drf_spectacular.utils import (
+    OpenApiExample,
+    OpenApiParameter,
+    OpenApiResponse,
+    OpenApiTypes,
+    extend_schema,
+)
 from rest_framework.permissions import AllowAny
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from accounts.models import ApiKey, Scope
+from conversations.errors import IDEMPOTENCY_KEY
+from conversations.processes.journal import journal
 from llmapi import payloads
-from llmapi.errors import RETRY_AFTER_S, ServerUnavailable
+from llmapi.bodies import RequestSerializer
+from llmapi.errors import RETRY_AFTER_S, AsgiNeeded
 from llmapi.running import running
 from llmapi.schema import (
     ChatCompletionResponse,
@@ -30,7 +39,6 @@ from llmapi.serializers import (
     ChatCompletionSerializer,
     CompletionSerializer,
     EmbeddingSerializer,
-    RequestSerializer,
 )
 from llmapi.services import models
 
@@ -45,6 +53,21 @@ ERRORS = {
     429: OpenApiResponse(ErrorResponse, "A limit of the key or of its owner is reached."),
     503: OpenApiResponse(ErrorResponse, "Not now: loading, overloaded or shutting down."),
 }
+OF_KEYS = {
+    409: OpenApiResponse(
+        ErrorResponse,
+        "A request with this `Idempotency-Key` is being answered, or its answer is not kept.",
+    ),
+    422: OpenApiResponse(ErrorResponse, "This `Idempotency-Key` was used for another request."),
+}
+KEY_PARAMETER = OpenApiParameter(
+    IDEMPOTENCY_KEY,
+    {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    OpenApiParameter.HEADER,
+    description="A new word for each new request, such as a UUID. When the request is sent again "
+    "with it, it is not answered anew: the answer of the first time comes, with the header "
+    "`idempotent-replayed`.",
+)
 STREAMS = (
     "\n\nWith `stream: true` the answer is `text/event-stream`: chunks as `data:` events, then "
     '`data: [DONE]`. An error after the first chunk comes as `data: {"error": ...}`.'
@@ -59,12 +82,11 @@ def example(value: dict[str, Any]) -> list[OpenApiExample]:
 class DoorView(APIView):
     """A route whose POST is answered by a consumer (`llmapi.routing`)."""
 
+    scope: ClassVar[Scope]
     serializer_class: ClassVar[type[RequestSerializer]]
 
     def refuse(self) -> NoReturn:
-        raise ServerUnavailable(
-            "This route needs the ASGI server: start it with 'manage.py serve'."
-        )
+        raise AsgiNeeded("This route needs the ASGI server: start it with 'manage.py serve'.")
 
 
 class ChatCompletionsView(DoorView):
@@ -84,7 +106,9 @@ class ChatCompletionsView(DoorView):
             (200, "application/json"): ChatCompletionResponse,
             (200, "text/event-stream"): OpenApiTypes.STR,
             **ERRORS,
+            **OF_KEYS,
         },
+        parameters=[KEY_PARAMETER],
         tags=["Chat"],
     )
     def post(self, request: Request) -> Response:
@@ -106,7 +130,9 @@ class CompletionsView(DoorView):
             (200, "application/json"): CompletionResponse,
             (200, "text/event-stream"): OpenApiTypes.STR,
             **ERRORS,
+            **OF_KEYS,
         },
+        parameters=[KEY_PARAMETER],
         tags=["Completions"],
     )
     def post(self, request: Request) -> Response:
@@ -123,7 +149,8 @@ class EmbeddingsView(DoorView):
         description="The mean of the last hidden state over the tokens, L2-normalised.",
         request=EmbeddingSerializer,
         examples=example({"input": "The weather is fine today."}),
-        responses={200: EmbeddingResponse, **ERRORS},
+        responses={200: EmbeddingResponse, **ERRORS, **OF_KEYS},
+        parameters=[KEY_PARAMETER],
         tags=["Embeddings"],
     )
     def post(self, request: Request) -> Response:
@@ -145,7 +172,10 @@ class ModelsView(APIView):
         tags=["Models"],
     )
     def get(self, request: Request) -> Response:
-        return Response(payloads.model_list(models.cards(allowed_models(request))))
+        allowed = allowed_models(request)
+        cards = models.cards(allowed)
+        note = None if cards else models.why_none(allowed) or models.unavailable
+        return Response(payloads.model_list(cards, note))
 
 
 class ModelView(APIView):
@@ -202,6 +232,8 @@ def why_not_ready() -> str | None:
         return "The server is shutting down."
     if models.unavailable:
         return models.unavailable
+    if journal.is_pending:
+        return "The database did not take what was written last."
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")

@@ -1,12 +1,14 @@
-"""From a store's verdict to the error that the client sees."""
+"""From a store's verdict to the error that the client sees: a sentence for people, and a header for
+programs that have sentences of their own, as the playground has."""
 
 import math
 
 from accounts.errors import ApiError, InsufficientQuota, RateLimitExceeded
-from accounts.limits.holders import Claim, Holder
+from accounts.limits.holders import Claim, Holder, Share
 from accounts.limits.store import Check, Tally, Verdict
 from accounts.models import BudgetPeriod
 
+HEADER = "x-llmapi-limit"
 SLOT_WAIT_S = 1
 BUSY_WAIT_S = 5
 LONGEST_WAIT_S = 120
@@ -33,8 +35,32 @@ def refusal_of(claim: Claim, verdict: Verdict, headers: dict[str, str]) -> ApiEr
                 kind="tokens",
                 retry_after_s=SLOT_WAIT_S,
             )
-    error.headers |= headers
+    error.headers |= headers | facts_of(verdict.check, share, tally, claim.tokens)
     return error
+
+
+def facts_of(check: Check, share: Share, tally: Tally, asked: int) -> dict[str, str]:
+    """The header that tells what refused a claim: `tokens_per_minute; whose=key; limit=1000;
+    used=900; asked=101`."""
+    holder = share.holder
+    match check:
+        case Check.CONCURRENT:
+            what, limit, used = "concurrent_requests", holder.concurrent_requests, tally.running
+        case Check.REQUESTS:
+            what, limit, used = "requests_per_minute", holder.requests_per_minute, tally.requests
+        case Check.TOKENS:
+            what, limit, used = "tokens_per_minute", holder.tokens_per_minute, tally.tokens
+        case Check.BUDGET:
+            what, limit, used = "token_budget", holder.token_budget, tally.used
+        case _:
+            return {}
+    whose = "account" if holder.kind == "user" else "key"
+    facts = {"whose": whose, "limit": limit, "used": used}
+    if check in (Check.TOKENS, Check.BUDGET):
+        facts["asked"] = asked
+    if check is Check.BUDGET and share.period:
+        facts |= {"reserved": tally.reserved, "until": int(share.period.end.timestamp())}
+    return {HEADER: "; ".join([what, *(f"{name}={value}" for name, value in facts.items())])}
 
 
 def _too_many_at_once(holder: Holder) -> ApiError:

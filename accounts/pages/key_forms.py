@@ -12,8 +12,8 @@ from django.utils.translation import gettext_lazy, ngettext_lazy
 
 from accounts import services
 from accounts.models import ApiKey, BudgetPeriod, Scope, User
+from accounts.offered import offered_models
 from accounts.pages.allowances import account_holder
-from accounts.pages.snippets import offered_models
 
 MOST_MODELS = 50
 LIMITS = ("requests_per_minute", "tokens_per_minute", "concurrent_requests", "token_budget")

@@ -13,6 +13,7 @@ from django.utils.translation import gettext as _
 
 from accounts import services
 from accounts.models import ApiKey, User
+from accounts.offered import offered_models, unknown_among
 from accounts.pages.access import page
 from accounts.pages.allowances import allowances, key_holder
 from accounts.pages.key_forms import NameForm, NewKeyForm, RotateForm
@@ -135,6 +136,7 @@ def shown_once(
         "key_text": text,
         "title": title,
         "old": old,
+        "not_served": unknown_among(key.allowed_models, offered_models()),
         "snippets": snippets(request, key, text),
     }
     return render(request, "accounts/key_made.html", context)

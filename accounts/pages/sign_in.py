@@ -13,9 +13,10 @@ from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
 from accounts.addresses import client_address
-from accounts.attempts import SIGN_IN, TooManyAttempts, attempt_begin, attempt_succeeded
-from accounts.pages.errors import too_many_attempts
-from accounts.services import ANONYMOUS_USERNAME
+from accounts.attempts import SIGN_IN, attempt_begin, attempt_succeeded
+from accounts.models import User
+from accounts.pages.throttled import ThrottledView
+from accounts.services import playground_keys_end
 
 WRONG = _("This username and password do not fit together. Both are case-sensitive.")
 
@@ -37,22 +38,16 @@ class SignInForm(AuthenticationForm):
         return ValidationError(WRONG, code="invalid_login")
 
     def confirm_login_allowed(self, user: Any) -> None:
-        if not user.is_active or user.username == ANONYMOUS_USERNAME:
+        if not user.is_active or user.is_keyless:
             raise self.get_invalid_login_error()
 
 
-class SignIn(LoginView):
+class SignIn(ThrottledView, LoginView):
     """`next` leads to pages of this server alone; LoginView sees to that."""
 
     template_name = "accounts/sign_in.html"
     authentication_form = SignInForm
     redirect_authenticated_user = True
-
-    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        try:
-            return super().post(request, *args, **kwargs)
-        except TooManyAttempts as refusal:
-            return too_many_attempts(request, refusal.wait)
 
     def get_context_data(self, **kwargs: Any) -> dict[str, Any]:
         is_open = settings.LLMAPI.sign_up == "open"
@@ -60,8 +55,15 @@ class SignIn(LoginView):
 
 
 class SignOut(LogoutView):
+    """Ends what the playground holds too, in whatever tab it is still open."""
+
     http_method_names = ["post", "options"]
     next_page = "sign_in"
+
+    def post(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        if isinstance(request.user, User):
+            playground_keys_end(request.user)
+        return super().post(request, *args, **kwargs)
 
 
 def admin_sign_in(request: HttpRequest) -> HttpResponse:

@@ -20,9 +20,8 @@ from django.views.decorators.debug import sensitive_post_parameters
 from accounts import links
 from accounts.addresses import client_address
 from accounts.attempts import SIGN_UP, TooManyAttempts, attempt_begin
-from accounts.models import Invitation, User
+from accounts.models import ANONYMOUS_USERNAME, Invitation, User
 from accounts.pages.errors import error_page, too_many_attempts
-from accounts.services import ANONYMOUS_USERNAME
 
 TAKEN = gettext_lazy("This username is taken.")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from django.conf import settings
 from django.http import HttpRequest
-from django.utils.module_loading import import_string
 from django.utils.translation import gettext as _
 
 from accounts.models import ApiKey, Scope
+from accounts.offered import offered_models
 
 QUESTION = "What is the capital of China?"
 
@@ -21,12 +21,6 @@ class Snippet:
     label: Any
     note: Any
     code: str
-
-
-def offered_models() -> list[str]:
-    """The names that requests may use, as the app that serves them tells."""
-    names: list[str] = import_string(settings.OFFERED_MODELS)()
-    return names
 
 
 def api_address(request: HttpRequest) -> str:

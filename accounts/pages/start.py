@@ -4,10 +4,11 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.utils import timezone
 
+from accounts.offered import offered_models
 from accounts.pages.access import page
 from accounts.pages.allowances import account_holder, allowances
 from accounts.pages.keys import own_keys, owner
-from accounts.pages.snippets import api_address, offered_models, snippets
+from accounts.pages.snippets import api_address, snippets
 
 KEYS_SHOWN = 4
 

@@ -24,7 +24,8 @@ from conversations.ids import ALPHABET, LENGTH
 from conversations.measuring.babble import Babble
 from conversations.measuring.bulk import Loader
 from conversations.models import Completion, CompletionContent, Conversation, Message
-from conversations.tree import chain, placing
+from conversations.tree import chain
+from conversations.tree.said import NewMessage, title_of
 
 ROWS_AT_ONCE = 20_000
 MODELS = ("SmolLM2-135M-Instruct", "chinese-alpaca-2-7b", "law", "medical")
@@ -58,7 +59,7 @@ def generate(plan: Plan, report: Callable[[int], None]) -> None:
             *("id", "public_id", "kind", "user", "api_key", "conversation", "head", "model"),
             *("status", "finish_reason", "streamed", "prompt_tokens", "completion_tokens"),
             *("cached_tokens", "created_at", "finished_at", "first_token_ms", "duration_ms"),
-            *("request_id", "error"),
+            *("request_id", "error", "was_answered"),
         ),
         "contents": Loader(CompletionContent, "completion", "parameters", "prompt", "output"),
         "messages": Loader(
@@ -161,7 +162,7 @@ class Writer:
         title = ""
         for turn in range(min(turns, 30)):
             question = self.text(1)
-            title = title or placing.title_of([placing.NewMessage("user", question)])
+            title = title or title_of([NewMessage("user", question)])
             chain_hash = chain.link(chain_hash, "user", "", question)
             head = self.write_message(
                 conversation, parent, depth, "user", question, chain_hash, time, None, ""
@@ -231,6 +232,7 @@ class Writer:
                 _time(time + timedelta(milliseconds=duration_ms)),
                 *(first_token_ms, None if status == "interrupted" else duration_ms),
                 *(f"req_{self.random.getrandbits(96):024x}", ERRORS.get(status, "")),
+                kind == "chat",
             )
         )
         self.done += 1

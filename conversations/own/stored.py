@@ -1,6 +1,6 @@
-"""Reads of one user's own history, for the API: stored chats and conversations, page by page.
+"""A user's own history as the API reads it: stored chats and conversations, page by page.
 
-Everything here begins with the user: what is another's is not found, as if it were not there.
+What asked for `store: false` is not in it; the pages show that too, with a note.
 """
 
 from collections import defaultdict
@@ -14,6 +14,8 @@ from django.db.models.expressions import RawSQL
 
 from conversations.errors import NotFound
 from conversations.models import Completion, Conversation, Message
+from conversations.own.ownership import own_completions, own_conversations
+from conversations.storage import keyset
 from conversations.storage.plainly import plainly
 from conversations.tree import paths
 
@@ -110,15 +112,15 @@ def item(conversation: Conversation, public_id: str) -> Message:
 
 
 def _chats(user_id: int) -> QuerySet[Completion]:
-    kept = Completion.objects.filter(user=user_id, is_stored=True, erased_at=None)
+    kept = own_completions(user_id).filter(is_stored=True)
     return plainly(kept, kind=Completion.Kind.CHAT).select_related("content", "conversation")
 
 
 def _conversations(user_id: int) -> QuerySet[Conversation]:
     """All but those in which every request asked not to be shown."""
     asked = Completion.objects.filter(conversation=OuterRef("pk"))
-    return Conversation.objects.filter(
-        Exists(asked.filter(is_stored=True)) | ~Exists(asked.filter(is_stored=False)), user=user_id
+    return own_conversations(user_id).filter(
+        Exists(asked.filter(is_stored=True)) | ~Exists(asked.filter(is_stored=False))
     )
 
 
@@ -149,14 +151,12 @@ def _may_be_id(text: str) -> bool:
 
 def _page(rows: QuerySet[Row], known: QuerySet[Row], time: str, cut: Cut, kind: str) -> Page[Row]:
     """`known`: the rows that `after` may name. Both are walked by the index over user and time."""
+    place = None
     if cut.after is not None:
-        place = _one(known, cut.after, kind, "after")
-        at, way = getattr(place, time), "lt" if cut.descending else "gt"
-        beyond = Q(**{f"{time}__{way}": at}) | Q(**{f"pk__{way}": place.pk})
-        # The first condition is the index's; the second parts rows of the same moment.
-        rows = rows.filter(**{f"{time}__{way}e": at}).filter(beyond)
-    sign = "-" if cut.descending else ""
-    found = list(rows.order_by(f"{sign}{time}", f"{sign}pk")[: cut.limit + 1])
+        row = _one(known, cut.after, kind, "after")
+        place = getattr(row, time), row.pk
+    ordered = keyset.in_order(rows, time, descending=cut.descending, after=place)
+    found = list(ordered[: cut.limit + 1])
     return Page(found[: cut.limit], len(found) > cut.limit)
 
 

@@ -1,14 +1,15 @@
 """A conversation as its owner reads it: one way through the tree, with the versions beside it."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from django.db.models import TextField
 from django.db.models.functions import Cast, Length
 
 from conversations.models import Completion, Conversation, Message
-from conversations.selectors import readable
+from conversations.tree.paths import Tree
+from conversations.tree.said import readable
 
 MOST_MESSAGES = 100
 MOST_CHARACTERS = 400_000
@@ -57,26 +58,25 @@ class NoSuchMessage(LookupError):
 
 
 def way(conversation: Conversation, at: str = "", before: str = "") -> Way:
-    """From the root through the message `at` to the newest message below it; without `at`, to the
-    newest of all. Of that the last portion, or the one before the message `before`.
+    """The conversation's path (`tree.paths`), or that through the message `at`, with what waits for
+    an answer below its end. Of that the last portion, or the one before the message `before`.
 
-    Four queries, for a conversation without messages one. Raises NoSuchMessage.
+    Eight queries at most, however long it is. Raises NoSuchMessage.
     """
-    tree = _Tree(
-        conversation.messages.order_by("pk").values_list(
-            "pk", "parent_id", "public_id", "choice_index"
-        )
-    )
-    if not tree.public_ids and not at and not before:
-        return Way([], "", 0, True)
-    path = tree.path(tree.newest_below(tree.pk_of(at) if at else None))
+    tree = Tree.read(conversation.pk)
+    leaf = tree.end(_pk_of(conversation, at) if at else None)
+    path = tree.path_to(leaf) + tree.waiting_below(leaf)
     end = len(path)
     if before:
-        pk = tree.pk_of(before)
+        pk = _pk_of(conversation, before)
         if pk not in path:
             raise NoSuchMessage(before)
         end = path.index(pk)
+    if not path:
+        return Way([], "", 0, True)
     portion = _portion(path[:end])
+    versions = [_Versions.of(tree, pk) for pk in portion]
+    public_ids = _public_ids({path[-1], *(pk for one in versions for pk in one.beside)})
     messages = Message.objects.select_related("completion__content", "completion__api_key").in_bulk(
         portion
     )
@@ -87,29 +87,72 @@ def way(conversation: Conversation, at: str = "", before: str = "") -> Way:
         .order_by("-pk")[:MOST_UNANSWERED]
     ):
         unanswered[completion.head_id].insert(0, completion)
-    steps = [_step(tree, messages[pk], unanswered[pk]) for pk in portion if pk in messages]
+    steps = [
+        _step(messages[pk], one, public_ids, unanswered[pk])
+        for pk, one in zip(portion, versions, strict=True)
+        if pk in messages
+    ]
     return Way(
         steps,
-        at=at or tree.public_ids[path[-1]],
+        at=at or public_ids.get(path[-1], ""),
         earlier=end - len(portion),
         is_end=end == len(path),
     )
 
 
-def _step(tree: "_Tree", message: Message, unanswered: list[Completion]) -> Step:
+@dataclass(frozen=True, slots=True)
+class _Versions:
+    """A message's place among its siblings, and those next to it."""
+
+    place: int
+    count: int
+    before: int | None
+    after: int | None
+
+    @classmethod
+    def of(cls, tree: Tree, pk: int) -> "_Versions":
+        siblings = tree.children[tree.parents[pk]]
+        place = siblings.index(pk)
+        return cls(
+            place,
+            len(siblings),
+            siblings[place - 1] if place else None,
+            siblings[place + 1] if place + 1 < len(siblings) else None,
+        )
+
+    @property
+    def beside(self) -> list[int]:
+        return [pk for pk in (self.before, self.after) if pk is not None]
+
+
+def _step(
+    message: Message,
+    versions: _Versions,
+    public_ids: Mapping[int | None, str],
+    unanswered: list[Completion],
+) -> Step:
     text = readable(message.content)
-    siblings = tree.children[message.parent_id]
-    place = siblings.index(message.pk)
     return Step(
         message,
         text=text[:MOST_OF_ONE],
         length=len(text),
-        version=place + 1,
-        versions=len(siblings),
-        before=tree.public_ids[siblings[place - 1]] if place else "",
-        after=tree.public_ids[siblings[place + 1]] if place + 1 < len(siblings) else "",
+        version=versions.place + 1,
+        versions=versions.count,
+        before=public_ids.get(versions.before, ""),
+        after=public_ids.get(versions.after, ""),
         unanswered=unanswered,
     )
+
+
+def _pk_of(conversation: Conversation, public_id: str) -> int:
+    found = conversation.messages.filter(public_id=public_id).values_list("pk", flat=True).first()
+    if found is None:
+        raise NoSuchMessage(public_id)
+    return found
+
+
+def _public_ids(pks: Collection[int]) -> dict[int | None, str]:
+    return dict(Message.objects.filter(pk__in=pks).values_list("pk", "public_id"))
 
 
 def _portion(path: Sequence[int]) -> list[int]:
@@ -129,48 +172,3 @@ def _portion(path: Sequence[int]) -> list[int]:
             break
         portion.insert(0, pk)
     return portion
-
-
-class _Tree:
-    """Who hangs below whom, by primary keys. A child is always newer than its parent."""
-
-    def __init__(self, rows: object) -> None:
-        self.parents: dict[int, int | None] = {}
-        self.children: dict[int | None, list[int]] = defaultdict(list)
-        self.public_ids: dict[int, str] = {}
-        self._also_chosen: set[int] = set()
-        for pk, parent_pk, public_id, choice_index in rows:  # type: ignore[attr-defined]
-            self.parents[pk] = parent_pk
-            self.children[parent_pk].append(pk)
-            self.public_ids[pk] = public_id
-            if choice_index:
-                self._also_chosen.add(pk)
-
-    def pk_of(self, public_id: str) -> int:
-        for pk, known in self.public_ids.items():
-            if known == public_id:
-                return pk
-        raise NoSuchMessage(public_id)
-
-    def newest_below(self, top: int | None) -> int:
-        """The newest message that `top` is above, or `top` itself. Of several choices of an answer
-        the first is the one that counts, as for a client that goes on by the conversation's id."""
-        if top is None:
-            newest = [pk for pk in self.public_ids if pk not in self._also_chosen]
-            return max(newest or self.public_ids)
-        best, stack = top, list(self.children[top])
-        while stack:
-            pk = stack.pop()
-            if pk not in self._also_chosen:
-                best = max(best, pk)
-            stack += self.children[pk]
-        return best
-
-    def path(self, leaf: int) -> list[int]:
-        """From the root to `leaf`."""
-        path: list[int] = []
-        pk: int | None = leaf
-        while pk is not None:
-            path.append(pk)
-            pk = self.parents[pk]
-        return path[::-1]

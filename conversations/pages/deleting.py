@@ -8,9 +8,10 @@ from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 
 from accounts.pages.access import page
+from conversations.errors import ConversationBusy
 from conversations.models import Completion, Conversation
 from conversations.pages.finding import find_completion, find_conversation
-from conversations.retention.erasing import StillRunning, completion_erase, conversation_erase
+from conversations.retention.erasing import completion_erase, conversation_erase
 from conversations.selectors import conversation_summaries
 
 
@@ -21,7 +22,7 @@ def conversation(request: HttpRequest, public_id: str) -> HttpResponse:
     if request.method == "POST":
         try:
             conversation_erase(found.pk)
-        except StillRunning:
+        except ConversationBusy:
             tell_running(request)
             return redirect("conversation", public_id=public_id)
         except Conversation.DoesNotExist:
@@ -42,7 +43,7 @@ def request(request: HttpRequest, public_id: str) -> HttpResponse:
     if request.method == "POST":
         try:
             completion_erase(found.pk)
-        except StillRunning:
+        except ConversationBusy:
             tell_running(request)
             return redirect("request", public_id=public_id)
         except Completion.DoesNotExist:

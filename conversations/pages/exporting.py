@@ -8,7 +8,7 @@ from accounts.pages.access import page
 from conversations.exports.jsonl import completions_jsonl, conversations_jsonl
 from conversations.exports.streaming import export_begin
 from conversations.models import Completion, Conversation
-from conversations.own.searching import own_completions, own_conversations
+from conversations.own.ownership import own_completions, own_conversations
 from conversations.pages.finding import find_completion, find_conversation
 
 

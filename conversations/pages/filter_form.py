@@ -6,7 +6,8 @@ from django import forms
 from django.utils.translation import gettext_lazy as _
 
 from conversations.models import Completion
-from conversations.own import searching
+from conversations.own.ownership import keys_of, models_of
+from conversations.own.searching import MOST_WORDS, PLAYGROUND, Wanted
 
 LONGEST_SEARCH = 200
 KINDS = {
@@ -46,13 +47,19 @@ class FilterForm(forms.Form):
             self.placeholder = _("Words of a message, or an id")
             del self.fields["kind"]
         # A model that was asked for longer ago than the choices reach back is one all the same.
-        models = {*searching.models_of(user), self.data.get("model", "")} - {""}
+        models = {*models_of(user), self.data.get("model", "")} - {""}
         self._choices("model", [("", _("All")), *((name, name) for name in sorted(models))])
-        keys = [(key.public_id, key.name or key.masked) for key in searching.keys_of(user)]
-        self._choices("key", [("", _("All")), (searching.PLAYGROUND, _("Playground")), *keys])
+        keys = [(key.public_id, key.name or key.masked) for key in keys_of(user)]
+        self._choices("key", [("", _("All")), (PLAYGROUND, _("Playground")), *keys])
 
     def _choices(self, name: str, choices: list[tuple[Any, Any]]) -> None:
         self.fields[name].choices = choices  # type: ignore[attr-defined]
+
+    def clean_q(self) -> str:
+        term: str = self.cleaned_data["q"]
+        if len(term.split()) > MOST_WORDS:
+            raise forms.ValidationError(_("Search for %(n)d words at most.") % {"n": MOST_WORDS})
+        return term
 
     def clean(self) -> dict[str, Any]:
         wanted = self.cleaned_data
@@ -61,11 +68,11 @@ class FilterForm(forms.Form):
         return wanted
 
     @property
-    def wanted(self) -> searching.Wanted:
+    def wanted(self) -> Wanted:
         """Of a valid form."""
-        words = tuple(self.cleaned_data["q"].split()[: searching.MOST_WORDS])
+        words = tuple(self.cleaned_data["q"].split())
         rest = {k: v for k, v in self.cleaned_data.items() if k != "q"}
-        return searching.Wanted(words=words, **rest)
+        return Wanted(words=words, **rest)
 
     @property
     def is_narrowed(self) -> bool:

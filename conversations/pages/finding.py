@@ -4,7 +4,7 @@ from django.http import HttpRequest
 from django.shortcuts import get_object_or_404
 
 from conversations.models import Completion, Conversation
-from conversations.own.searching import own_completions, own_conversations
+from conversations.own.ownership import own_completions, own_conversations
 
 
 def find_conversation(request: HttpRequest, public_id: str) -> Conversation:

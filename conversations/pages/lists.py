@@ -7,7 +7,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 
 from accounts.pages.access import page
-from conversations.own import searching
+from conversations.own import passages
+from conversations.own.ownership import own_completions, own_conversations
+from conversations.own.searching import completions_wanted, conversations_wanted
 from conversations.pages.filter_form import FilterForm
 from conversations.selectors import conversation_summaries
 from conversations.storage import keyset
@@ -23,20 +25,18 @@ def conversations(request: HttpRequest) -> HttpResponse:
         wanted = form.wanted
         found = turned_to(
             request,
-            wanted.limit(
-                searching.own_conversations(request.user).select_related("api_key"), "updated_at"
-            ),
+            wanted.limit(own_conversations(request.user).select_related("api_key"), "updated_at"),
             "updated_at",
-            searching.conversations_wanted(wanted),
+            conversations_wanted(wanted),
         )
         pks = [row.pk for row in found.rows]
         summaries = conversation_summaries(pks) if pks else {}
-        passages = searching.passages(pks, wanted.words) if pks else {}
+        around = passages.passages(pks, wanted.words) if pks else {}
         for row in found.rows:
             row.summary = summaries[row.pk]
-            passage = passages.get(row.pk, "")
+            passage = around.get(row.pk, "")
             if passage.strip("… ") not in row.title:  # else it says nothing new
-                row.passage = [*searching.highlighted(passage, wanted.words)]
+                row.passage = [*passages.highlighted(passage, wanted.words)]
     return render(request, "conversations/history.html", context(request, "history", form, found))
 
 
@@ -48,15 +48,15 @@ def requests(request: HttpRequest) -> HttpResponse:
         if there := by_id(request, form.cleaned_data["q"]):
             return there
         wanted = form.wanted
-        rows = searching.own_completions(request.user).select_related("api_key", "conversation")
+        rows = own_completions(request.user).select_related("api_key", "conversation")
         found = turned_to(
             request,
-            searching.with_excerpts(wanted.limit(rows, "created_at")),
+            passages.with_excerpts(wanted.limit(rows, "created_at")),
             "created_at",
-            searching.completions_wanted(wanted),
+            completions_wanted(wanted),
         )
         for row in found.rows:
-            row.excerpt = searching.excerpt(row)
+            row.excerpt = passages.excerpt(row)
     return render(request, "conversations/requests.html", context(request, "requests", form, found))
 
 
@@ -74,9 +74,9 @@ def by_id(request: HttpRequest, term: str) -> HttpResponseRedirect | None:
     """The page of what was searched for by its id."""
     if "_" not in term and "-" not in term:
         return None
-    if searching.own_conversations(request.user).filter(public_id=term).exists():
+    if own_conversations(request.user).filter(public_id=term).exists():
         return redirect("conversation", public_id=term)
-    if searching.own_completions(request.user).filter(public_id=term).exists():
+    if own_completions(request.user).filter(public_id=term).exists():
         return redirect("request", public_id=term)
     return None
 

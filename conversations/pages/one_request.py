@@ -5,10 +5,10 @@ from django.shortcuts import render
 from django.urls import reverse
 
 from accounts.pages.access import page
-from conversations import selectors
 from conversations.models import Completion
 from conversations.pages.deleting import may_delete
 from conversations.pages.finding import find_completion
+from conversations.tree.said import prompt_texts
 
 MOST_TEXTS = 50
 MOST_CHARACTERS = 20_000
@@ -20,7 +20,7 @@ def one_request(request: HttpRequest, public_id: str) -> HttpResponse:
     if completion.conversation is not None:
         return HttpResponseRedirect(place_of(completion))
     content = getattr(completion, "content", None)
-    prompts = selectors.prompt_texts(content.prompt) if content else []
+    prompts = prompt_texts(content.prompt) if content else []
     context = {
         "completion": completion,
         "content": content,

@@ -12,7 +12,8 @@ from accounts.pages.access import page
 from conversations.own.versions import NoSuchMessage, way
 from conversations.pages.deleting import may_delete
 from conversations.pages.finding import find_conversation
-from conversations.selectors import conversation_summaries, readable
+from conversations.selectors import conversation_summaries
+from conversations.tree.said import readable
 from conversations.tree.titles import LONGEST_TITLE, conversation_rename
 
 

@@ -31,13 +31,13 @@ class LockFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if not self._is_the_file_at_path():
                 raise BlockingIOError(f"{path} was released and taken again meanwhile")
         except OSError:
-            os.close(self._descriptor)
+            os.close(self.descriptor)
             raise
 
     def _is_the_file_at_path(self) -> bool:
@@ -46,12 +46,16 @@ class LockFile:
             there = self.path.stat()
         except FileNotFoundError:
             return False
-        return there.st_ino == os.fstat(self._descriptor).st_ino
+        return there.st_ino == os.fstat(self.descriptor).st_ino
 
     def release(self) -> None:
         """Removes the file and lets go of it."""
         self.path.unlink(missing_ok=True)
-        os.close(self._descriptor)
+        self.let_go()
+
+    def let_go(self) -> None:
+        """Leaves the file there, for whoever takes it next."""
+        os.close(self.descriptor)
 
     def __enter__(self) -> Self:
         return self

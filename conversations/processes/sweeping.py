@@ -9,6 +9,7 @@ from django.db.models.functions import Now
 
 from conversations.models import Completion, ServerProcess
 from conversations.processes import lockfile
+from conversations.processes.journal import journals_replay
 from conversations.processes.presence import HEARTBEAT_DEAD_AFTER_S
 from conversations.services import completion_interrupt
 
@@ -40,14 +41,18 @@ def processes_sweep() -> int:
 
 
 def _bury(process: ServerProcess, *, remove_lock: bool) -> int:
-    """Ends the requests of a dead process, each in a transaction of its own, then marks it."""
+    """Ends the requests of a dead process, each in a transaction of its own, then marks it. Before,
+    those ends that it could not write itself."""
+    if process.lock_path:  # its folder, if it is on this machine, need not be ours
+        journals_replay(Path(process.lock_path).parent.parent / "journal")
     running = Completion.objects.filter(process=process, status=Completion.Status.RUNNING)
     interrupted = sum(
         completion_interrupt(pk) for pk in running.order_by("pk").values_list("pk", flat=True)
     )
-    # A heartbeat since it was judged means that it lives after all.
+    # A heartbeat since it was judged means that it lives after all. (Not "the same heartbeat":
+    # SQLite compares times as text, and its own clock writes fewer digits than we do.)
     dead = ServerProcess.objects.filter(
-        pk=process.pk, stopped_at=None, heartbeat_at=process.heartbeat_at
+        pk=process.pk, stopped_at=None, heartbeat_at__lte=process.heartbeat_at
     )
     was_marked = dead.update(stopped_at=Now())
     if remove_lock:

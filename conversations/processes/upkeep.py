@@ -7,7 +7,10 @@ import time
 
 from django.db import close_old_connections, connection
 
+from conversations.idempotency import keys_prune
 from conversations.retention.pruning import limits_now, prune
+from conversations.retention.traces import log_empty
+from conversations.storage.overdue import HAS_S
 from conversations.usage.folding import days_fold, hours_fold
 
 logger = logging.getLogger(__name__)
@@ -38,9 +41,10 @@ class Upkeep:
         self._thread.start()
 
     def stop(self) -> None:
-        """Returns once the batch that is under way is committed."""
+        """Returns once the batch that is under way is committed, or if the database says
+        nothing."""
         self._stopping.set()
-        self._thread.join()
+        self._thread.join(timeout=HAS_S)
 
     def _run(self) -> None:
         try:
@@ -54,10 +58,12 @@ class Upkeep:
             close_old_connections()
             hours_fold(should_stop=self._stopping.is_set)
             days_fold(should_stop=self._stopping.is_set)
+            keys_prune(should_stop=self._stopping.is_set)
             if time.monotonic() >= self._prune_from:
-                self._prune_from = time.monotonic() + PRUNE_EVERY_S
                 pruned = prune(limits_now(), should_stop=self._stopping.is_set)
+                self._prune_from = time.monotonic() + PRUNE_EVERY_S
                 if pruned:
+                    log_empty()
                     logger.info("pruned what is too old: %s", pruned)
                 if connection.vendor == "sqlite":
                     analyse()

@@ -6,17 +6,27 @@ for its client; `completion_finish` then writes how it ended and no word of it.
 Plain synchronous functions; database errors (django.db.Error) reach the caller.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
 
 from django.contrib.admin.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
-from django.db import connection, models
+from django.db import models
 from django.utils import timezone
 
-from conversations.models import Completion, CompletionContent, Conversation, Message
+from conversations.errors import ConversationBusy
+from conversations.models import (
+    Completion,
+    CompletionContent,
+    Conversation,
+    IdempotencyKey,
+    Label,
+    Message,
+)
+from conversations.reviews import labels_drop
+from conversations.storage.portions import in_portions, keys_in_portions
 from conversations.storage.writing import write_transaction
-from conversations.tree import placing
+from conversations.tree.locking import in_whole_trees, lock_conversation
+from conversations.tree.titles import title_of_message, title_renew
 
 Status = Completion.Status
 # A transaction that erases holds SQLite's one write lock: tens of milliseconds for so many.
@@ -24,29 +34,22 @@ CONVERSATIONS_AT_ONCE = 50
 COMPLETIONS_AT_ONCE = 500
 
 
-class StillRunning(ValueError):
-    """What is being answered cannot be erased; cancel it, or wait for its end."""
-
-
-class _TreeGrew(Exception):
-    """A request joined a conversation, or it went, while its requests were being locked."""
-
-
 def completion_erase(completion_pk: int) -> None:
     """Erases one request. In a conversation, its answers and those of its inputs that nothing else
     stands on go; what a later turn repeats stays, as a part of that one. A conversation without
     messages goes too.
 
-    One transaction; an erased one is left as it is. Raises Completion.DoesNotExist, StillRunning.
+    One transaction; an erased one is left as it is. Raises Completion.DoesNotExist, and
+    ConversationBusy if it runs.
     """
     with write_transaction():
         completion = Completion.objects.select_for_update().get(pk=completion_pk)
         if completion.status == Status.RUNNING:
-            raise StillRunning(f"{completion} is still running.")
+            raise ConversationBusy
         if completion.erased_at is not None:
             return
         if completion.conversation_id is not None:
-            _lock_conversations(Conversation.objects.filter(pk=completion.conversation_id))
+            lock_conversation(completion.conversation_id, completion.user_id)
         _forget([completion.pk])
         if completion.conversation_id is not None:
             _prune_branch(completion.conversation_id, completion)
@@ -55,7 +58,7 @@ def completion_erase(completion_pk: int) -> None:
 def conversation_erase(conversation_pk: int) -> None:
     """Erases a conversation and all requests of it.
 
-    One transaction. Raises Conversation.DoesNotExist, StillRunning.
+    One transaction. Raises Conversation.DoesNotExist; ConversationBusy if one of them runs.
     """
     if not trees_erase(Conversation.objects.filter(pk=conversation_pk)):
         raise Conversation.DoesNotExist
@@ -69,11 +72,11 @@ def user_erase(user_pk: int) -> tuple[int, int]:
     """
     conversations = completions = 0
     trees = Conversation.objects.filter(user=user_pk)
-    for pks in batches(trees, CONVERSATIONS_AT_ONCE):
+    for pks in keys_in_portions(trees, CONVERSATIONS_AT_ONCE):
         completions += Completion.objects.filter(conversation__in=pks).count()
         conversations += trees_erase(trees.filter(pk__in=pks), running_too=True)
     said = Completion.objects.filter(user=user_pk, erased_at=None, conversation=None)
-    for pks in batches(said, COMPLETIONS_AT_ONCE):
+    for pks in keys_in_portions(said, COMPLETIONS_AT_ONCE):
         completions += completions_erase(said.filter(pk__in=pks))
     return conversations, completions
 
@@ -81,14 +84,22 @@ def user_erase(user_pk: int) -> tuple[int, int]:
 def trees_erase(trees: models.QuerySet[Conversation], *, running_too: bool = False) -> int:
     """Erases conversations with their requests, in one transaction; returns how many.
 
-    Raises StillRunning, and then erases none.
+    Raises ConversationBusy, and then erases none.
     """
-    while True:
-        try:
-            with write_transaction():
-                return _trees_erase(trees, running_too)
-        except _TreeGrew:
-            continue
+
+    def erase(conversations: dict[int, Conversation], statuses: dict[int, str]) -> int:
+        if Status.RUNNING in statuses.values() and not running_too:
+            raise ConversationBusy
+        _forget(list(statuses))
+        pks = list(conversations)
+        # Before the conversation, without which Django would read them all to find out what hangs
+        # on them: nothing does any more.
+        messages = Message.objects.filter(conversation__in=pks)
+        messages._raw_delete(messages.db)
+        _delete_empty(pks)
+        return len(pks)
+
+    return in_whole_trees(trees, erase)
 
 
 def completions_erase(completions: models.QuerySet[Completion]) -> int:
@@ -104,44 +115,7 @@ def completions_erase(completions: models.QuerySet[Completion]) -> int:
     return len(pks)
 
 
-def file_rewrite() -> bool:
-    """Writes SQLite's file anew and empties its write-ahead log: no trace of an erased text stays,
-    nor of drafts that were overwritten long ago. Nobody can write meanwhile. False: a reader kept
-    the log from being emptied. On PostgreSQL this is the operator's affair (docs/data.md).
-
-    Not in a transaction.
-    """
-    if connection.vendor != "sqlite":
-        return True
-    with connection.cursor() as cursor:
-        cursor.execute("VACUUM")
-        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        is_busy, _, _ = cursor.fetchone()
-    return not is_busy
-
-
 # ---- trees ---------------------------------------------------------------------------------------
-
-
-def _trees_erase(trees: models.QuerySet[Conversation], running_too: bool) -> int:
-    # Requests before their conversation: the order in which an end locks them too.
-    pks = list(trees.values_list("pk", flat=True))
-    asked = Completion.objects.filter(conversation__in=pks).order_by("pk")
-    statuses = dict(asked.select_for_update().values_list("pk", "status"))
-    if set(_lock_conversations(trees)) != set(pks) or set(
-        asked.values_list("pk", flat=True)
-    ) != set(statuses):
-        raise _TreeGrew
-    if Status.RUNNING in statuses.values() and not running_too:
-        raise StillRunning("A request of this conversation is still running.")
-    _forget(list(statuses))
-    _unname(Conversation, pks)
-    # Before the conversation, without which Django would read them all to find out what hangs on
-    # them: nothing does any more.
-    messages = Message.objects.filter(conversation__in=pks)
-    messages._raw_delete(messages.db)
-    Conversation.objects.filter(pk__in=pks).delete()
-    return len(pks)
 
 
 def _prune_branch(conversation_pk: int, erased: Completion) -> None:
@@ -168,30 +142,24 @@ def _prune_branch(conversation_pk: int, erased: Completion) -> None:
                 children[pk] -= 1
     # Its answers that a later turn repeats were generated here all the same, but by nobody.
     messages.filter(completion=erased.pk).update(completion=None)
-    if not parents:
-        _unname(Conversation, [conversation_pk])
-    titles = set()
-    for start in range(0, len(gone), COMPLETIONS_AT_ONCE):
-        leaves = Message.objects.filter(pk__in=gone[start : start + COMPLETIONS_AT_ONCE])
-        titles |= {_title_of(message) for message in leaves.filter(role="user")}
+    titles: set[str] = set()
+    for pks in in_portions(gone):
+        leaves = Message.objects.filter(pk__in=pks)
+        titles |= {title_of_message(message) for message in leaves}
         leaves._raw_delete(leaves.db)
     if not parents:
-        Conversation.objects.filter(pk=conversation_pk).delete()
+        _delete_empty([conversation_pk])
     else:
-        _retitle(conversation_pk, titles - {""})
+        title_renew(conversation_pk, titles)
 
 
-def _retitle(conversation_pk: int, gone: set[str]) -> None:
-    """A title that repeats the words of a message that is gone becomes that of the first one left.
-    One that its owner gave stays."""
-    messages = Message.objects.filter(conversation=conversation_pk, choice_index=None)
-    first = messages.filter(role="user").order_by("depth", "pk").first()
-    kept = Conversation.objects.filter(pk=conversation_pk, title__in=gone)
-    kept.update(title=_title_of(first) if first else "")
-
-
-def _title_of(message: Message) -> str:
-    return placing.title_of([placing.NewMessage(message.role, message.content)])
+def _delete_empty(conversation_pks: list[int]) -> None:
+    """Conversations without messages go, with what staff said of them."""
+    labels = list(Label.objects.filter(reviews__in=conversation_pks).values_list("pk", flat=True))
+    _unname(Conversation, conversation_pks)
+    Conversation.objects.filter(pk__in=conversation_pks).delete()
+    # A word that was found for these alone may say whom or what they were about.
+    _unname(Label, labels_drop(labels))
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -199,9 +167,10 @@ def _title_of(message: Message) -> str:
 
 def _forget(completion_pks: list[int]) -> None:
     """Takes from these requests, which are locked, all that was said and points to it."""
-    for start in range(0, len(completion_pks), COMPLETIONS_AT_ONCE):
-        pks = completion_pks[start : start + COMPLETIONS_AT_ONCE]
+    for pks in in_portions(completion_pks):
         CompletionContent.objects.filter(pk__in=pks).delete()
+        # The key stands for the request still: what was deleted is not to be said anew by itself.
+        IdempotencyKey.objects.filter(completion__in=pks).update(answer="")
         Completion.objects.filter(pk__in=pks).update(
             conversation=None,
             head=None,
@@ -212,25 +181,8 @@ def _forget(completion_pks: list[int]) -> None:
 
 
 def _unname(model: type[models.Model], pks: Iterable[int]) -> None:
-    """The admin's log keeps what it calls its objects: of conversations, in older databases, the
-    title."""
+    """The admin's log keeps what it calls its objects: a label its name; a conversation, in older
+    databases, its title."""
     kind = ContentType.objects.get_for_model(model)
     names = LogEntry.objects.filter(content_type=kind, object_id__in=[str(pk) for pk in pks])
     names.update(object_repr="(erased)")
-
-
-def _lock_conversations(conversations: models.QuerySet[Conversation]) -> list[int]:
-    """Those that there are; nobody places messages in them before the transaction ends."""
-    locked = conversations.order_by("pk").select_for_update()
-    return list(locked.values_list("pk", flat=True))
-
-
-def batches(rows: models.QuerySet[Any], size: int) -> Iterator[list[int]]:
-    """Primary keys of rows that disappear from the queryset while it is walked, or do not."""
-    last_pk = 0
-    while True:
-        pks = list(rows.filter(pk__gt=last_pk).order_by("pk").values_list("pk", flat=True)[:size])
-        if not pks:
-            return
-        yield pks
-        last_pk = pks[-1]

@@ -6,6 +6,7 @@ its own, so that others write in between.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,15 +17,15 @@ from django.utils import timezone
 
 from accounts import audit
 from accounts.models import AuditEvent
+from conversations.errors import ConversationBusy
 from conversations.models import Completion, Conversation, UsageHour
 from conversations.retention.erasing import (
     COMPLETIONS_AT_ONCE,
     CONVERSATIONS_AT_ONCE,
-    StillRunning,
-    batches,
     completions_erase,
     trees_erase,
 )
+from conversations.storage.portions import keys_in_portions
 from conversations.storage.writing import write_transaction
 from conversations.usage.folding import GROUPS_OF_DAYS, day_of
 
@@ -107,23 +108,25 @@ def would_prune(limits: Limits) -> Pruned:
 def _prunings(limits: Limits) -> Iterator[tuple[str, int]]:
     """(field of `Pruned`, how many) for each batch."""
     trees = _old_trees(limits.text)
-    for pks in batches(trees, CONVERSATIONS_AT_ONCE):
-        try:
+    for pks in keys_in_portions(trees, CONVERSATIONS_AT_ONCE):
+        # One that went on a moment ago waits, with its neighbours, for next time.
+        with suppress(ConversationBusy):
             yield "conversations", trees_erase(trees.filter(pk__in=pks))
-        except StillRunning:  # One went on a moment ago; it and its neighbours wait for next time.
-            continue
     texts = _old_texts(limits.text)
-    for pks in batches(texts, COMPLETIONS_AT_ONCE):
+    for pks in keys_in_portions(texts, COMPLETIONS_AT_ONCE):
         yield "texts", completions_erase(texts.filter(pk__in=pks))
     # A text that is kept longer, as of a chat that goes on, keeps its row.
     requests = _old_requests(limits.usage).exclude(erased_at=None)
-    for pks in batches(requests, COMPLETIONS_AT_ONCE):
-        with write_transaction():
-            yield "requests", requests.filter(pk__in=pks).delete()[0]
+    for pks in keys_in_portions(requests, COMPLETIONS_AT_ONCE):
+        yield "requests", _delete(requests.filter(pk__in=pks))
     for sums in _old_sums(limits.usage):
-        for pks in batches(sums, COMPLETIONS_AT_ONCE):
-            with write_transaction():
-                yield "sums", sums.filter(pk__in=pks).delete()[0]
+        for pks in keys_in_portions(sums, COMPLETIONS_AT_ONCE):
+            yield "sums", _delete(sums.filter(pk__in=pks))
+
+
+def _delete(rows: QuerySet[Any]) -> int:
+    with write_transaction():
+        return rows.delete()[0]
 
 
 def _old_trees(before: datetime | None) -> QuerySet[Conversation]:

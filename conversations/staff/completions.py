@@ -18,6 +18,7 @@ from conversations.staff.exporting import ExportedAdmin
 from conversations.staff.filters import KeyFilter, ModelFilter, StatusFilter, UserFilter
 from conversations.staff.pruning import PrunedAdmin
 from conversations.staff.reading import may_read
+from conversations.tree.said import prompt_texts, readable
 
 
 @admin.register(Completion)
@@ -76,10 +77,10 @@ class CompletionAdmin(PrunedAdmin, ErasedCompletions, ExportedAdmin):
         return {
             "may_read": True,
             "content": content,
-            "prompts": selectors.prompt_texts(content.prompt) if content else [],
-            "question": selectors.readable(head.content) if head else "",
+            "prompts": prompt_texts(content.prompt) if content else [],
+            "question": readable(head.content) if head else "",
             "answers": [
-                (answer, selectors.readable(answer.content))
+                (answer, readable(answer.content))
                 for answer in obj.outputs.order_by("choice_index")
             ],
         }

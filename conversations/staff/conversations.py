@@ -1,5 +1,6 @@
 """Conversations: listed, read and judged, exported, erased; never changed."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from django.contrib import admin
@@ -21,6 +22,7 @@ from conversations.staff.filters import (
     KeyFilter,
     LabelFilter,
     ModelFilter,
+    OverCompletions,
     ReviewedFilter,
     ReviewerFilter,
     ScoreFilter,
@@ -70,6 +72,7 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
         UserFilter,
         KeyFilter,
         ModelFilter,
+        OverCompletions,
         StatusFilter,
         "updated_at",
         ScoreFilter,
@@ -104,6 +107,15 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
     def search_help(self, request: HttpRequest) -> str:
         ids = "the id of a conversation or completion"
         return f"Words of a message or title, or {ids}." if may_read(request) else f"By {ids}."
+
+    def bounds_of(self, request: HttpRequest, changelist: Any) -> Iterator[str]:
+        yield from super().bounds_of(request, changelist)
+        for spec in changelist.filter_specs:
+            if isinstance(spec, OverCompletions) and spec.leaves_out(request):
+                yield (
+                    f"Without a user, the {spec.title} is looked for in the newest "
+                    f"{selectors.DEEPEST:,} such requests only."
+                )
 
     def with_id(self, term: str) -> list[int]:
         return selectors.conversations_with_id(term)

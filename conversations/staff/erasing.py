@@ -12,7 +12,8 @@ from django.template.response import TemplateResponse
 from accounts import audit
 from accounts.models import AuditEvent
 from accounts.rights import may_govern
-from conversations.retention.erasing import StillRunning, completion_erase, conversation_erase
+from conversations.errors import ConversationBusy
+from conversations.retention.erasing import completion_erase, conversation_erase
 from conversations.staff.reading import HistoryAdmin, may_erase
 from conversations.storage.writing import write_transaction
 
@@ -55,7 +56,7 @@ class ErasedAdmin(HistoryAdmin):
         return may_erase(request)
 
     def erase(self, pk: int) -> None:
-        """Raises StillRunning, or the model's DoesNotExist."""
+        """Raises ConversationBusy, or the model's DoesNotExist."""
         raise NotImplementedError
 
     @admin.action(
@@ -94,7 +95,7 @@ class ErasedAdmin(HistoryAdmin):
                         user=row.user.get_username(),
                     )
                     self.erase(row.pk)
-            except StillRunning as error:
+            except ConversationBusy as error:
                 self.message_user(request, f"{row.public_id}: {error}", messages.ERROR)
             except self.model.DoesNotExist:  # Somebody else was faster.
                 continue

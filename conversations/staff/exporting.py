@@ -21,6 +21,10 @@ from conversations.exports.streaming import export_begin
 from conversations.staff.reading import HistoryAdmin
 from conversations.storage.writing import write_transaction
 
+WORDS = ("q", "label", "key")
+"""Filters by words of a text, of a label or of a key's name: those can be erased, and the audit log
+holds none of them."""
+
 
 class ExportedAdmin(HistoryAdmin):
     """A list whose rows leave as a file. `export_format`: the ending of its name."""
@@ -71,10 +75,11 @@ class ExportedAdmin(HistoryAdmin):
             raise BadRequest("A filter in the address is none.") from error
         if request.method != "POST":
             return self.export_page(request, queryset)
-        filters = {name: value for name, value in request.GET.items() if name not in ("q", "p")}
-        # The words of a search may be the words of a text, which the log does not hold.
-        if request.GET.get("q"):
-            filters["q"] = "…"
+        filters = {
+            name: "…" if name in WORDS else value
+            for name, value in request.GET.items()
+            if value and name != "p"
+        }
         target = f"{self.opts.verbose_name_plural}, {'filtered' if filters else 'all'}"
         return self.file(request, queryset, targets=[target], filters=filters)
 

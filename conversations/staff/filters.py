@@ -74,14 +74,31 @@ class OverCompletions(admin.SimpleListFilter):
         value = self.value()
         if not value:
             return queryset
+        condition = self.condition(value)
         if queryset.model is Completion:
-            return queryset.filter(self.condition(value))
-        completions = Completion.objects.filter(self.condition(value))
-        if request.GET.get(UserFilter.parameter_name, "").strip():
-            return queryset.filter(Exists(completions.filter(conversation=OuterRef("pk"))))
+            return queryset.filter(condition)
+        if self.is_of_one_user(request):
+            completions = Completion.objects.filter(condition, conversation=OuterRef("pk"))
+            return queryset.filter(Exists(completions))
         # What few or none have would be looked for in every conversation that there is.
-        newest = completions.exclude(conversation=None).order_by("-created_at")
-        return queryset.filter(pk__in=newest.values("conversation")[: selectors.DEEPEST])
+        newest = self.newest(condition).values("conversation")[: selectors.DEEPEST]
+        return queryset.filter(pk__in=newest)
+
+    def newest(self, condition: Q) -> QuerySet[Completion]:
+        return (
+            Completion.objects.filter(condition).exclude(conversation=None).order_by("-created_at")
+        )
+
+    def is_of_one_user(self, request: HttpRequest) -> bool:
+        return bool(request.GET.get(UserFilter.parameter_name, "").strip())
+
+    def leaves_out(self, request: HttpRequest) -> bool:
+        """Whether a list of conversations may lack some for which it holds."""
+        value = self.value()
+        if not value or self.is_of_one_user(request):
+            return False
+        deepest = selectors.DEEPEST
+        return self.newest(self.condition(value))[deepest : deepest + 1].exists()
 
 
 class ModelFilter(OverCompletions):

@@ -1,5 +1,6 @@
 """What all lists and pages of the history have in common: they are read, and nothing is changed."""
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
@@ -107,8 +108,14 @@ class HistoryAdmin(FilteredAlone, admin.ModelAdmin):
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         changelist = super().get_changelist_instance(request)
-        changelist.search_help_text = self.search_help(request)
+        said = [self.search_help(request), *self.bounds_of(request, changelist)]
+        changelist.search_help_text = " ".join(said)
         return changelist
+
+    def bounds_of(self, request: HttpRequest, changelist: Any) -> Iterator[str]:
+        """Where this list ends before what there is does, in words."""
+        if changelist.result_count >= self.paginator.deepest:
+            yield f"The count and the pages end at {self.paginator.deepest:,}."
 
     def search_help(self, request: HttpRequest) -> str:
         """What one may search for."""

@@ -1,28 +1,37 @@
 """Django's admin, whose first page says how the server does."""
 
-from functools import wraps
+import re
+from functools import update_wrapper
 from typing import Any
 
 from django.contrib import admin
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.options import TO_FIELD_VAR
 from django.core.exceptions import BadRequest
 from django.http import HttpRequest
-from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 
 from conversations.staff.dashboard import dashboard
+
+PRIMARY_KEY = re.compile("[0-9]{1,18}")
 
 
 class StaffSite(admin.AdminSite):
     index_template = "admin/conversations/dashboard.html"
 
     def admin_view(self, view: Any, cacheable: bool = False) -> Any:
-        @wraps(view)
-        def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-            check_ticked(request)
-            return view(request, *args, **kwargs)
+        """What Django's views ask the database for unseen: a field of no name, and rows that are
+        ticked by what is no number."""
+        inner = super().admin_view(view, cacheable)
 
-        return super().admin_view(checked, cacheable)
+        def checked(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            if "" in (request.GET.get(TO_FIELD_VAR), request.POST.get(TO_FIELD_VAR)):
+                raise BadRequest(f"{TO_FIELD_VAR} names no field.")
+            if not all(map(PRIMARY_KEY.fullmatch, request.POST.getlist(ACTION_CHECKBOX_NAME))):
+                raise BadRequest(f"{ACTION_CHECKBOX_NAME} is the number of a row.")
+            return inner(request, *args, **kwargs)
+
+        return update_wrapper(checked, inner)
 
     def index(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
@@ -32,11 +41,3 @@ class StaffSite(admin.AdminSite):
         if request.user.has_perm("conversations.view_completion"):
             context["dashboard"] = dashboard(request.GET.get("range"))
         return super().index(request, context)
-
-
-def check_ticked(request: HttpRequest) -> None:
-    """The rows that an action is for are named by their primary keys, which all are bigints.
-    Django's lists take what comes, and end in a 500."""
-    for value in request.POST.getlist(ACTION_CHECKBOX_NAME):
-        if not value.isdecimal() or len(value) > 18:
-            raise BadRequest("What is ticked is no row of this list.")

@@ -1,11 +1,13 @@
-"""Long lists a page at a time, the newest first, by an index on their time: the thousandth page
-costs what the first does, and nobody counts the rows."""
+"""Long lists by an index on their time: a page begins where another ended, so the thousandth costs
+what the first does, and nobody counts the rows."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
-from django.db.models import Q, QuerySet
+from django.db.models import Model, Q, QuerySet
+
+Row = TypeVar("Row", bound=Model)
 
 SIZE = 25
 WINDOW = 2000
@@ -13,6 +15,21 @@ WINDOW = 2000
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LATEST_US = 10**17  # in the year 5138
+
+
+def in_order(
+    rows: QuerySet[Row],
+    field: str,
+    *,
+    descending: bool,
+    after: tuple[datetime, Any] | None = None,
+) -> QuerySet[Row]:
+    """By this time, those of one moment by their primary keys; only those that come after the row
+    of this (time, primary key), if one is named."""
+    sign, step = ("-", "lt") if descending else ("", "gt")
+    if after is not None:
+        rows = rows.filter(_beyond(field, step, *after))
+    return rows.order_by(f"{sign}{field}", f"{sign}pk")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,59 +52,72 @@ def page(
     matching: Q | None = None,
 ) -> Page:
     """Those of `rows` that come after the cursor `older`, or before `newer`; without one, or with
-    one that nobody gave out, the newest.
+    one that nobody gave out, the newest. The newest come first.
 
     field: the time that they are listed by, with an index that ends with it. matching: a condition
     that has no index. It is tried on WINDOW rows, so that a page may come out short, or empty, with
-    more to be found by `older`.
+    more to be found by `older`. Nobody is led by `newer` to a page that is empty, or to a short
+    one at the beginning: the first page is shown in its place.
     """
-    start = _parsed(newer) or _parsed(older)
-    if start is None:
-        older = newer = ""
-    elif newer:
-        older = ""
-    order = (field, "pk") if newer else (f"-{field}", "-pk")
-    step = "gt" if newer else "lt"
-    near = rows.order_by(*order)
-    if start is not None:
-        at, public_id = start
+    if place := _parsed(newer):
+        found = _looked_through(rows, field, place, matching, descending=False)
+        if found.rows and (found.are_more or found.end):
+            return Page(
+                found.rows[::-1],
+                older=_cursor_of(found.rows[0], field),
+                newer=_cursor_of(found.rows[-1], field) if found.are_more else found.end_cursor,
+            )
+    place = None if place else _parsed(older)
+    found = _looked_through(rows, field, place, matching, descending=True)
+    last = _cursor_of(found.rows[-1], field) if found.rows else ""
+    first = _cursor_of(found.rows[0], field) if found.rows else older
+    return Page(
+        found.rows,
+        older=last if found.are_more else found.end_cursor,
+        newer=first if place else "",
+        looked_until=found.end[0] if found.end and not found.are_more else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Rows in the order in which they were looked for. end: (time, public id) of the row where the
+    window ended, None if the rows did."""
+
+    rows: list[Any]
+    are_more: bool
+    end: tuple[datetime, str] | None
+
+    @property
+    def end_cursor(self) -> str:
+        return _cursor(*self.end) if self.end else ""
+
+
+def _looked_through(
+    rows: QuerySet[Any],
+    field: str,
+    place: tuple[datetime, str] | None,
+    matching: Q | None,
+    *,
+    descending: bool,
+) -> _Found:
+    """One page of the rows after this place: of those of a window, if there is a condition."""
+    after = None
+    if place is not None:
+        at, public_id = place
         # A row's primary key is nobody's business: the cursor has its public id.
-        same = rows.model._default_manager.filter(public_id=public_id).values("pk")[:1]
-        near = near.filter(_beyond(field, step, at, same))
+        after = at, rows.model._default_manager.filter(public_id=public_id).values("pk")[:1]
+    near = in_order(rows, field, descending=descending, after=after)
     end = None
     if matching is not None:
-        edge = list(near.values_list(field, "pk", "public_id")[WINDOW - 1 : WINDOW])
-        if edge:
-            at, pk, public_id = edge[0]
-            end = (at, _cursor(at, public_id))
+        for at, pk, public_id in near.values_list(field, "pk", "public_id")[WINDOW - 1 : WINDOW]:
+            end = at, public_id
             # Back to that row, itself included.
-            back, before = ("lt", pk + 1) if newer else ("gt", pk - 1)
-            near = near.filter(_beyond(field, back, at, before))
+            step, before = ("gt", pk - 1) if descending else ("lt", pk + 1)
+            near = near.filter(_beyond(field, step, at, before))
         near = near.filter(matching)
     found = list(near[: SIZE + 1])
-    has_more = len(found) > SIZE
-    found = found[:SIZE]
-    if newer:
-        if not has_more and end is None:
-            return page(rows, field, matching=matching)  # the first page, and a full one
-        found.reverse()
-
-    def cursor_of(row: Any) -> str:
-        return _cursor(getattr(row, field), row.public_id)
-
-    beyond = end[1] if end else ""
-    if newer:
-        return Page(
-            found,
-            older=cursor_of(found[-1]) if found else newer,
-            newer=cursor_of(found[0]) if has_more else beyond,
-        )
-    return Page(
-        found,
-        older=cursor_of(found[-1]) if has_more else beyond,
-        newer=(cursor_of(found[0]) if found else older) if older else "",
-        looked_until=end[0] if end and not has_more else None,
-    )
+    return _Found(found[:SIZE], len(found) > SIZE, end)
 
 
 def _beyond(field: str, step: str, at: datetime, pk: Any) -> Q:
@@ -96,6 +126,10 @@ def _beyond(field: str, step: str, at: datetime, pk: Any) -> Q:
     return Q(**{f"{field}__{step}e": at}) & (
         Q(**{f"{field}__{step}": at}) | Q(**{f"pk__{step}": pk})
     )
+
+
+def _cursor_of(row: Any, field: str) -> str:
+    return _cursor(getattr(row, field), row.public_id)
 
 
 def _cursor(at: datetime, public_id: str) -> str:

@@ -1,20 +1,25 @@
 """Writes of conversations that clients keep by id: make, label, append, delete an item. Each is a
 transaction of its own; none may be called from an event loop's thread."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from django.utils import timezone
 
 from conversations.errors import ConversationBusy, NotFound
-from conversations.models import Completion, Conversation, Message
+from conversations.models import Completion, Conversation, IdempotencyKey, Message
 from conversations.storage import rows
 from conversations.storage.writing import write_transaction
 from conversations.tree import chain, paths
+from conversations.tree.locking import in_whole_trees
 from conversations.tree.matching import stored_inputs
 from conversations.tree.paths import Leaf
-from conversations.tree.placing import lock_conversation, new_inputs
+from conversations.tree.placing import new_inputs
+from conversations.tree.renewal import gap_close
 from conversations.tree.said import NewMessage, title_of
+from conversations.tree.titles import title_of_message, title_renew
+
+Result = TypeVar("Result")
 
 
 def conversation_create(
@@ -59,22 +64,7 @@ def items_append(conversation: Conversation, messages: Sequence[NewMessage]) -> 
     Raises NotFound if the conversation was deleted meanwhile; ConversationBusy while a request of
     it runs, for its answer will be the end of the path.
     """
-    now = timezone.now()
-    with write_transaction():
-        title = _lock_idle(conversation)
-        user_id, pk = conversation.user_id, conversation.pk
-        leaf = Leaf.of(pk, user_id, paths.path_of(pk))
-        said = [(m.role, m.name, m.content) for m in messages]
-        hashes = chain.links(leaf.chain_hash, said)
-        created = new_inputs(pk, leaf.pk, leaf.depth + 1, messages, hashes, now)
-        for old_pk, message in zip(stored_inputs(leaf, hashes) or (), created, strict=False):
-            _replace_by(old_pk, message)
-        rows.insert_all(created)
-        changed: dict[str, object] = {"updated_at": now, "reviewed_at": None}
-        if not title:
-            changed["title"] = title_of(messages)
-        rows.update(Conversation, pk, **changed)
-    return created
+    return _while_idle(conversation, lambda locked: _append(locked, messages))
 
 
 def item_delete(conversation: Conversation, message_id: str) -> None:
@@ -83,32 +73,36 @@ def item_delete(conversation: Conversation, message_id: str) -> None:
     What follows it has another history now, so its depths and hashes are made anew, and input that
     then stands twice in one place becomes one. Raises NotFound, ConversationBusy.
     """
-    with write_transaction():
-        title = _lock_idle(conversation)
-        message = Message.objects.filter(conversation=conversation.pk, public_id=message_id).first()
-        if message is None:
-            raise NotFound("item", message_id, param="item_id")
-        _close_gap(message, conversation.user_id)
-        changed: dict[str, object] = {"updated_at": timezone.now(), "reviewed_at": None}
-        if title == title_of([NewMessage(message.role, message.content)]):
-            left = paths.messages_in_order(paths.path_of(conversation.pk))
-            said = [NewMessage(m.role, m.content) for m in left]
-            changed["title"] = title_of(said) if said else ""
-        rows.update(Conversation, conversation.pk, **changed)
+    _while_idle(conversation, lambda locked: _delete(locked, message_id))
 
 
-def _lock_idle(conversation: Conversation) -> str:
-    """Nobody adds to the conversation or answers in it before the transaction ends. Returns its
-    title."""
-    # Requests before their conversation: the order in which an end locks them too.
-    asked = Completion.objects.filter(conversation=conversation.pk).order_by("pk")
-    list(asked.select_for_update(no_key=True).values_list("pk"))
-    locked = lock_conversation(conversation.pk, conversation.user_id)
-    if locked is None:
-        raise NotFound("conversation", conversation.public_id, param="conversation_id")
-    if asked.filter(status=Completion.Status.RUNNING).exists():
-        raise ConversationBusy
-    return locked.title
+def _while_idle(conversation: Conversation, work: Callable[[Conversation], Result]) -> Result:
+    """Calls `work(conversation)` of the row as it is now, while nobody adds to it or answers in
+    it."""
+
+    def work_if_idle(conversations: dict[int, Conversation], statuses: dict[int, str]) -> Result:
+        if conversation.pk not in conversations:
+            raise NotFound("conversation", conversation.public_id, param="conversation_id")
+        if Completion.Status.RUNNING in statuses.values():
+            raise ConversationBusy
+        return work(conversations[conversation.pk])
+
+    trees = Conversation.objects.filter(pk=conversation.pk, user=conversation.user_id)
+    return in_whole_trees(trees, work_if_idle)
+
+
+def _append(conversation: Conversation, messages: Sequence[NewMessage]) -> list[Message]:
+    now = timezone.now()
+    pk = conversation.pk
+    leaf = Leaf.of(pk, conversation.user_id, paths.path_of(pk))
+    hashes = chain.links(leaf.chain_hash, [(m.role, m.name, m.content) for m in messages])
+    created = new_inputs(pk, leaf.pk, leaf.depth + 1, messages, hashes, now)
+    for old_pk, message in zip(stored_inputs(leaf, hashes) or (), created, strict=False):
+        _replace_by(old_pk, message)
+    rows.insert_all(created)
+    title = conversation.title or title_of(messages)
+    rows.update(Conversation, pk, title=title, updated_at=now, reviewed_at=None)
+    return created
 
 
 def _replace_by(old_pk: int, message: Message) -> None:
@@ -119,59 +113,13 @@ def _replace_by(old_pk: int, message: Message) -> None:
     Message.objects.filter(pk=old_pk).delete()
 
 
-def _close_gap(deleted: Message, user_id: int) -> None:
-    """Deletes one message and joins both ends of the tree. Loops over levels: a tree may be
-    thousands of messages deep."""
-    places: dict[int, tuple[int | None, int, int | None]] = {}
-    children: dict[int | None, list[int]] = defaultdict(list)
-    hashes: dict[int, str] = {}
-    for pk, parent_pk, depth, choice_index, chain_hash in (
-        Message.objects.filter(conversation=deleted.conversation_id)
-        .order_by("pk")
-        .values_list("pk", "parent", "depth", "choice_index", "chain_hash")
-    ):
-        places[pk] = parent_pk, depth, choice_index
-        children[parent_pk].append(pk)
-        hashes[pk] = chain_hash
-
-    below: list[int] = []  # from above to below, so that a parent's new hash is there first
-    level = children[deleted.pk]
-    while level:
-        below += level
-        level = [child for pk in level for child in children[pk]]
-
-    moved = {deleted.pk, *below}
-    inputs = {
-        hashes[pk]: pk
-        for pk, (_, _, choice) in places.items()
-        if choice is None and pk not in moved
-    }
-    instead: dict[int, int | None] = {deleted.pk: deleted.parent_id}
-    changes: list[tuple[int, tuple[object, ...]]] = []
-    for message in _texts(below):
-        pk = message.pk
-        old_parent_pk, depth, choice_index = places[pk]
-        parent_pk = instead.get(old_parent_pk, old_parent_pk) if old_parent_pk is not None else None
-        parent_hash = chain.root(user_id) if parent_pk is None else hashes[parent_pk]
-        chain_hash = chain.link(parent_hash, message.role, message.name, message.content)
-        if choice_index is None and chain_hash in inputs:
-            instead[pk] = inputs[chain_hash]
-            continue
-        hashes[pk] = chain_hash
-        if choice_index is None:
-            inputs[chain_hash] = pk
-        changes.append((pk, (parent_pk, depth - 1, chain_hash)))
-
-    for gone_pk, kept_pk in instead.items():
-        Completion.objects.filter(head=gone_pk).update(head=kept_pk)
-    for portion in paths.in_portions(list(instead)):
-        gone = Message.objects.filter(pk__in=portion)
-        gone._raw_delete(gone.db)  # Django would read all that hangs below them first.
-    # From above to below, so that no two inputs have one hash in between.
-    rows.update_all(Message, ("parent", "depth", "chain_hash"), changes)
-
-
-def _texts(pks: Sequence[int]) -> Iterator[Message]:
-    """What these messages say, in this order, a portion of them in memory at a time."""
-    for portion in paths.in_portions(pks):
-        yield from paths.messages_in_order(portion)
+def _delete(conversation: Conversation, message_id: str) -> None:
+    pk = conversation.pk
+    message = Message.objects.filter(conversation=pk, public_id=message_id).first()
+    if message is None:
+        raise NotFound("item", message_id, param="item_id")
+    gap_close(message, chain.root(conversation.user_id))
+    # An answer that is kept to be sent again may be this one, or repeat this question.
+    IdempotencyKey.objects.filter(completion__conversation=pk).update(answer="")
+    title_renew(pk, [title_of_message(message)])
+    rows.update(Conversation, pk, updated_at=timezone.now(), reviewed_at=None)

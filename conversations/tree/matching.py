@@ -1,22 +1,20 @@
 """How a history that a client repeats is found again in the trees, by its hashes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from django.db.models import Q
 
 from conversations.models import Message
+from conversations.storage.portions import in_portions
 from conversations.tree.paths import Leaf
 from conversations.tree.said import NewMessage
-
-# Hashes in one query: far below SQLite's limit, and more than nearly every history is long.
-HASHES_PER_QUERY = 500
 
 
 def deepest_answer(messages: Sequence[NewMessage], hashes: Sequence[str]) -> Leaf | None:
     """The deepest message of a history that was generated here. Only an assistant's words can have
     been; the newest of equal answers wins."""
     candidates = [h for m, h in zip(messages, hashes, strict=True) if m.role == "assistant"]
-    for wanted in _in_portions(candidates[::-1]):
+    for wanted in in_portions(candidates[::-1]):
         found = (
             Message.objects.filter(chain_hash__in=wanted, choice_index__isnull=False)
             .order_by("-depth", "-pk")
@@ -35,7 +33,7 @@ def stored_inputs(leaf: Leaf, hashes: Sequence[str]) -> list[int] | None:
     None: the leaf was erased, or moved, before the lock of its conversation was ours.
     """
     known: list[int] = []
-    for wanted in list(_in_portions(hashes)) or [()]:
+    for wanted in list(in_portions(hashes)) or [()]:
         found = list(
             Message.objects.filter(
                 Q(chain_hash__in=wanted, choice_index__isnull=True) | Q(pk=leaf.pk),
@@ -51,8 +49,3 @@ def stored_inputs(leaf: Leaf, hashes: Sequence[str]) -> list[int] | None:
                 return known
             known.append(stored[chain_hash])
     return known
-
-
-def _in_portions(hashes: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(hashes), HASHES_PER_QUERY):
-        yield hashes[start : start + HASHES_PER_QUERY]

@@ -1,4 +1,4 @@
-"""Where messages go in the tree of their conversation. Called by `services`, in a transaction."""
+"""Where the input of a request goes in the tree. Called in a transaction."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,18 +11,10 @@ from conversations.models import Conversation, Message
 from conversations.storage import rows
 from conversations.storage.jsontext import JSONValue
 from conversations.tree import chain
+from conversations.tree.locking import lock_conversation
 from conversations.tree.matching import deepest_answer, stored_inputs
 from conversations.tree.paths import Leaf
 from conversations.tree.said import NewMessage, title_of
-
-
-@dataclass(frozen=True, slots=True)
-class ChoiceEnd:
-    """How one choice ended. `finish_reason`: None if it did not come to an end of its own."""
-
-    index: int
-    text: str
-    finish_reason: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,67 +112,6 @@ def new_inputs(
         )
         parent_pk, depth = pk, depth + 1
     return created
-
-
-def put_answers(
-    completion_pk: int,
-    head_pk: int,
-    choices: Sequence[ChoiceEnd],
-    now: datetime,
-    *,
-    is_whole: bool,
-    ended_before: bool,
-) -> None:
-    """One assistant message per choice below the completion's head; a choice that already has one
-    (if the same completion `ended_before`) gets its text. The completion is locked.
-
-    An empty text is an answer only if it `is_whole`.
-    """
-    head = rows.read(Message, head_pk, "conversation", "depth", "chain_hash")
-    if head is None:
-        raise ValueError("a completion without a head has no place in a tree")
-    conversation_pk, depth, chain_hash = head
-    stored = _stored_answers(completion_pk) if ended_before else {}
-    created = []
-    for choice in choices:
-        if not (choice.index in stored or choice.text or is_whole):
-            continue
-        said = {
-            "content": choice.text,
-            "finish_reason": choice.finish_reason or "",
-            "chain_hash": chain.link(chain_hash, "assistant", "", choice.text),
-        }
-        if choice.index in stored:
-            rows.update(Message, stored[choice.index], **said)
-            continue
-        created.append(
-            Message(
-                conversation_id=conversation_pk,
-                parent_id=head_pk,
-                depth=depth + 1,
-                role="assistant",
-                completion_id=completion_pk,
-                choice_index=choice.index,
-                created_at=now,
-                **said,
-            )
-        )
-    rows.insert_all(created)
-
-
-def lock_conversation(conversation_pk: int, user_id: int) -> Conversation | None:
-    """None if it is gone or another user's (the hashes are salted by user; this is the second
-    door). Two calls that continue one conversation at once place their input in turn."""
-    conversations = Conversation.objects.select_for_update(no_key=True).only("public_id", "title")
-    return next(iter(conversations.filter(pk=conversation_pk, user_id=user_id)), None)
-
-
-def _stored_answers(completion_pk: int) -> dict[int, int]:
-    """{choice's index: primary key of its message}"""
-    answers = Message.objects.filter(completion=completion_pk)
-    return {
-        index: pk for pk, index in answers.values_list("pk", "choice_index") if index is not None
-    }
 
 
 def _begin_conversation(

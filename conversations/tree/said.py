@@ -1,9 +1,9 @@
-"""What a client said, before it is stored, and words of it. No database."""
+"""What was said: a message before it is stored, and the text of what is. No database."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from conversations.storage.jsontext import JSONValue
+from conversations.storage.jsontext import JSONValue, canonical
 
 TITLE_LENGTH = 80
 
@@ -32,3 +32,28 @@ def text_of(content: JSONValue) -> str:
         return ""
     texts = (part.get("text") for part in content if isinstance(part, dict))
     return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def readable(content: JSONValue) -> str:
+    """A message's content as text: parts that are no text appear as their JSON."""
+    if content is None:
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        return canonical(content)
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) else None
+        texts.append(text if isinstance(text, str) else canonical(part))
+    return "\n".join(texts)
+
+
+def prompt_texts(prompt: JSONValue) -> list[str]:
+    """The prompts of a completion or the inputs of an embedding request, one text each. A prompt of
+    token ids appears as its JSON."""
+    if prompt is None:
+        return []
+    if isinstance(prompt, list) and all(isinstance(part, str | list) for part in prompt):
+        return [part if isinstance(part, str) else canonical(part) for part in prompt]
+    return [prompt if isinstance(prompt, str) else canonical(prompt)]

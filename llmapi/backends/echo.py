@@ -71,7 +71,10 @@ class EchoBackend(Backend):
             case EmbeddingRequest():
                 texts = request.inputs
         if not all(isinstance(text, str) for text in texts):
-            raise InvalidRequest("The echo backend has no tokenizer: send text, not token ids.")
+            raise InvalidRequest(
+                "The echo backend has no tokenizer: send text, not token ids.",
+                param="input" if isinstance(request, EmbeddingRequest) else "prompt",
+            )
         prompts = tuple(tuple(map(ord, text)) for text in texts if isinstance(text, str))
         work: EmbedRequest | GenerateRequest
         if isinstance(request, EmbeddingRequest):

@@ -9,11 +9,13 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Protocol
 
+from llmapi.backends.watchdog import Watchdog
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.messages import Inbound, LoadFailed, Outbound, Ready
 
@@ -22,6 +24,10 @@ logger = logging.getLogger(__name__)
 RESTART_DELAY_S = 0.2
 LONGEST_RESTART_DELAY_S = 30.0
 LONG_LIFE_S = 60.0
+
+KILLED_S = 5.0
+"""How long one that was killed may take to be gone. One that waits for a broken device may never
+be; it must not keep the next one waiting."""
 
 
 class EngineHandle(Protocol):
@@ -85,7 +91,8 @@ class EngineLink:
     """One engine at a time, for as long as the server lives.
 
     `on_message` and `on_lost` are called on the link's own thread; `on_lost` gets a sentence and
-    whether another engine will be started.
+    whether another engine will be started. An engine that says nothing for `stall_timeout_s`
+    while `is_awaited()` is killed; 0: it may take its time.
     """
 
     def __init__(
@@ -94,12 +101,19 @@ class EngineLink:
         launch: Launch,
         on_message: Callable[[Outbound], None],
         on_lost: Callable[[str, bool], None],
+        *,
+        is_awaited: Callable[[], bool] = lambda: True,
+        stall_timeout_s: float = 0.0,
     ) -> None:
         self.config = config
         self.launch = launch
         self.on_message = on_message
         self.on_lost = on_lost
+        self.is_awaited = is_awaited
+        self.stall_timeout_s = stall_timeout_s
         self.handle: EngineHandle | None = None
+        self.restarts = 0
+        """Engines that were started after the first."""
         self._outbox: SimpleQueue[Inbound | None] | None = None
         self._connection: Connection | None = None
         self._stopping = threading.Event()
@@ -110,6 +124,12 @@ class EngineLink:
         # the child, which ends only when the pipe does.
         atexit.register(self.stop)
         self._supervisor.start()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine's process; None if there is none, or not yet."""
+        handle = self.handle
+        return handle.pid if isinstance(handle, multiprocessing.process.BaseProcess) else None
 
     def send(self, message: Inbound) -> bool:
         """Hand over to the writer thread; False if there is no engine to send to."""
@@ -139,13 +159,16 @@ class EngineLink:
             # A model that never loaded will not load the second time; one that did may be back
             # when memory is.
             again = not self._stopping.is_set() and (has_served or not ending.load_failed)
+            # First, for requests shall not wait for a process that is slow to end.
             self.on_lost(ending.sentence, again)
+            self._end(timeout_s=10 if ending.was_ready else 1)
             if not again:
                 return
             if time.monotonic() - began > LONG_LIFE_S:
                 delay_s = RESTART_DELAY_S
             logger.warning("%s Starting it again in %.1f s.", ending.sentence, delay_s)
             self._stopping.wait(delay_s)
+            self.restarts += not self._stopping.is_set()
             delay_s = min(delay_s * 2, LONGEST_RESTART_DELAY_S)
 
     def _one_life(self, has_served: bool) -> "Ending":
@@ -159,6 +182,8 @@ class EngineLink:
         connection, outbox = self._connection, self._outbox
         assert connection is not None
         assert outbox is not None
+        end_stalled = partial(self._end_stalled, ending, self.handle, connection)
+        watchdog = Watchdog(self.stall_timeout_s, self.is_awaited, end_stalled)
         # Its own thread: sending a long prompt to a busy engine blocks for seconds.
         writer = threading.Thread(
             target=write_all, args=(connection, outbox), name="engine-writer", daemon=True
@@ -169,9 +194,12 @@ class EngineLink:
         try:
             while True:
                 message: Outbound = connection.recv()
+                watchdog.heard()
                 self.on_message(message)
                 if isinstance(message, Ready):
                     ending.was_ready = True
+                    if self.stall_timeout_s:
+                        watchdog.start()
                 elif isinstance(message, LoadFailed):
                     ending.load_failed = True
                     ending.sentence = message.message
@@ -182,12 +210,13 @@ class EngineLink:
             ending.load_failed = not has_served
             ending.sentence = f"The engine's message could not be taken in: {error}"
         finally:
+            watchdog.stop()
             self._outbox = None
             outbox.put(None)
-            self._end(timeout_s=10 if ending.was_ready else 1)
+            hang_up(connection)  # which wakes the writer, too
             writer.join(timeout=5)
-            connection.close()
             self._connection = None
+            connection.close()
         return ending
 
     def _launch(self) -> None:
@@ -201,25 +230,43 @@ class EngineLink:
         self._connection, self._outbox = ours, SimpleQueue()
 
     def _end(self, timeout_s: float) -> None:
-        """One that is still importing would hear only seconds later that the pipe is closed."""
-        handle = self.handle
-        assert handle is not None
-        self._hang_up()
+        """Its pipe is closed; one that is still importing would hear that only seconds later."""
+        handle, self.handle = self.handle, None
+        if handle is None:
+            return  # it could not even be started
         handle.join(timeout_s)
         if handle.is_alive() and isinstance(handle, multiprocessing.process.BaseProcess):
             handle.kill()
-            handle.join()
+            handle.join(KILLED_S)
+            if handle.is_alive():
+                logger.error("Engine process %s does not end although it was killed.", handle.pid)
+
+    def _end_stalled(
+        self, ending: "Ending", handle: EngineHandle | None, connection: Connection
+    ) -> None:
+        """On the watchdog's thread: the engine hears nothing, so it is killed; then its pipe is
+        closed as after any other end."""
+        ending.sentence = (
+            f"The engine finished nothing for {self.stall_timeout_s:g} s while requests waited "
+            "(LLMAPI_ENGINE_TIMEOUT_S), so it was killed."
+        )
+        if isinstance(handle, multiprocessing.process.BaseProcess):
+            handle.kill()
+        hang_up(connection)  # also if it does not die
 
     def _hang_up(self) -> None:
-        """End both directions of the pipe; unlike close(), this wakes a reader that is blocked."""
         connection = self._connection
-        if connection is None:
-            return
-        try:
-            with socket.socket(fileno=os.dup(connection.fileno())) as pipe:
-                pipe.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the other side was first
+        if connection is not None:
+            hang_up(connection)
+
+
+def hang_up(connection: Connection) -> None:
+    """End both directions of the pipe; unlike close(), this wakes a reader that is blocked."""
+    try:
+        with socket.socket(fileno=os.dup(connection.fileno())) as pipe:
+            pipe.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # the other side was first, or it is closed
 
 
 class Ending:

@@ -107,6 +107,9 @@ class Scheduler:
         self._arrivals = count()
         self._step = 0
         self._prefilled_at: dict[str, int] = {}
+        self.preemptions = self.begun_tokens = self.cached_tokens = 0
+        """Since the start: sequences that had to yield; tokens of admitted prompts, and those of
+        them that the prefix cache had."""
 
     @property
     def running(self) -> int:
@@ -243,6 +246,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence, step: Step) -> None:
         step.preempted.append(sequence)
+        self.preemptions += 1
         step.dirty += [block for block in sequence.blocks if self.blocks.is_private(block)]
         self._stop(sequence)
         sequence.computed = sequence.published = 0
@@ -266,6 +270,8 @@ class Scheduler:
         sequence.computed = len(prefix) * blocks.block_size
         if sequence.cached_tokens is None:
             sequence.cached_tokens = sequence.computed
+            self.begun_tokens += sequence.prompt_tokens
+            self.cached_tokens += sequence.computed
         sequence.overtaken = 0
         self._running[sequence] = None
         if family := sequence.family:

@@ -1,5 +1,8 @@
 """What tests of pages need: a user with a password, and a browser that is strict about forms."""
 
+from io import StringIO
+
+from django.core.management import call_command
 from django.test import Client
 
 from accounts.models import User
@@ -22,3 +25,10 @@ def sign_in(client: Client, name: str, password: str, **extra: str):  # type: ig
     address = extra.pop("address", "192.0.2.1")
     data = {"username": name, "password": password, **extra}
     return client.post("/sign-in/", data, REMOTE_ADDR=address, **HTML)
+
+
+def manage(*args: str) -> str:
+    """What a command prints on stdout."""
+    out = StringIO()
+    call_command(*args, stdout=out, stderr=StringIO())
+    return out.getvalue()

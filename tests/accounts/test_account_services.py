@@ -1,18 +1,21 @@
 """Users and keys are made once, whoever else is making them."""
 
+import contextlib
 from datetime import timedelta
 from io import StringIO
 
 import pytest
 from django.contrib.auth import authenticate
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from accounts import keys, services
 from accounts.errors import RateLimitExceeded
 from accounts.models import ApiKey, User
+from accounts.services import playground_keys
+from llmapi.models import Adapter
 
 
 def all_text_in_the_database() -> str:
@@ -41,6 +44,43 @@ def test_a_key_is_revoked_once_and_for_ever(alice) -> None:
     assert services.key_revoke(key)
     assert not services.key_revoke(same)
     assert ApiKey.objects.get().revoked_at == key.revoked_at
+
+
+@pytest.mark.django_db
+def test_key_is_not_made_by_who_does_not_govern_its_owner(alice) -> None:
+    clerk = User.objects.create_user("clerk", is_staff=True)
+    old, _ = services.key_create(user=alice, created_by=clerk)
+    User.objects.filter(pk=alice.pk).update(is_staff=True)  # after it was read
+    with pytest.raises(PermissionDenied):
+        services.key_create(user=alice, created_by=clerk)
+    with pytest.raises(PermissionDenied):
+        services.key_rotate(old, timedelta(days=1), created_by=clerk)
+    old.refresh_from_db()
+    assert (ApiKey.objects.count(), old.expires_at) == (1, None)
+    services.key_create(user=alice, created_by=User.objects.get(pk=alice.pk))
+    services.key_create(user=alice, created_by=User.objects.create_superuser("boss"))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_key_slips_through_while_its_owner_becomes_staff(at_once) -> None:
+    clerk = User.objects.create_user("clerk", is_staff=True)
+
+    def promote_or_make_keys(index: int) -> None:
+        user = User.objects.get(username=name)
+        if index == 0:
+            with transaction.atomic():
+                User.objects.filter(pk=user.pk).update(is_staff=True)
+                services.others_locked_out(user)
+            return
+        with contextlib.suppress(PermissionDenied):
+            services.key_create(user=user, created_by=clerk)
+
+    for round_ in range(5):
+        name = f"user{round_}"
+        User.objects.create_user(name)
+        at_once(4, promote_or_make_keys)
+    assert User.objects.filter(is_staff=True).count() == 6
+    assert not ApiKey.objects.filter(revoked_at=None).exists()
 
 
 @pytest.mark.django_db
@@ -171,6 +211,38 @@ def test_createkey_gives_rights_and_limits_that_keys_lists() -> None:
     line = manage("keys")[0].splitlines()[1]
     assert "chat,read-only  gpt-4,law" in line
     assert "10 requests/min, 2000 tokens/min, 0 at once, 3000000000 tokens/day" in line
+
+
+@pytest.fixture
+def serving(settings):  # type: ignore[no-untyped-def]
+    """serving(engine=..., model_aliases=..., ...)"""
+
+    def set_to(**values: object) -> None:
+        settings.LLMAPI = settings.LLMAPI.model_copy(update=values)
+
+    return set_to
+
+
+@pytest.mark.django_db
+def test_createkey_tells_of_models_that_the_settings_do_not_serve(alice, serving, tmp_path) -> None:
+    serving(engine="echo", model_aliases={"gpt-4": "echo"})
+    out, err = createkey("alice", "--model", "gpt-4", "--model", "law")
+    assert keys.parse(out.strip()) is not None, "it is made all the same"
+    assert "the server serves echo, gpt-4: the key cannot use law until" in err
+    Adapter.objects.create(name="law", path="law", added_by=alice)
+    assert "cannot use law" in createkey("alice", "--model", "law")[1], "adding is off"
+    serving(adapters_dir=tmp_path)
+    for served in ("law", "gpt-4", "echo"):
+        assert "cannot use" not in createkey("alice", "--model", served)[1]
+
+
+@pytest.mark.django_db
+def test_createkey_tells_nothing_of_models_that_it_cannot_know(alice, serving, tmp_path) -> None:
+    serving(engine="local", base_model=str(tmp_path / "not mounted here"))
+    assert "cannot use" not in createkey("alice", "--model", "law")[1]
+    serving(base_model="org/llama", lora_models={"zh": "/models/zh"})
+    _, err = createkey("alice", "--model", "law", "--model", "zh")
+    assert "the server serves llama, zh: the key cannot use law until" in err
 
 
 @pytest.mark.django_db
@@ -331,7 +403,7 @@ def test_old_playground_keys_are_deleted_unless_something_was_asked_with_them(al
 
 @pytest.mark.django_db
 def test_playground_makes_so_many_keys_an_hour_for_one_user(alice, monkeypatch) -> None:
-    monkeypatch.setattr(services, "PLAYGROUND_KEYS_MADE", 3)
+    monkeypatch.setattr(playground_keys, "PLAYGROUND_KEYS_MADE", 3)
     for _ in range(3):
         services.playground_key_create(alice)
     with pytest.raises(RateLimitExceeded) as refused:

@@ -6,11 +6,13 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.admin.models import LogEntry
-from django.contrib.auth.models import Permission
+from django.contrib.auth.forms import UserChangeForm
+from django.contrib.auth.models import Group, Permission
 from django.urls import reverse
 from django.utils import timezone
 
 from accounts import keys, services
+from accounts.admin.forms import ApiKeyForm
 from accounts.models import ApiKey, User
 
 pytestmark = pytest.mark.django_db
@@ -90,6 +92,73 @@ def test_rights_and_limits_of_a_key_change_until_it_is_revoked(staff_client, ali
         )
         services.key_revoke(key)
         change |= {"scopes": [], "allowed_models": "", "tokens_per_minute": "9"}
+
+
+def test_models_that_are_not_served_are_told_when_a_key_is_made_or_changed(
+    staff_client, alice, settings
+) -> None:
+    settings.OFFERED_MODELS = "tests.accounts.test_pages_keys.two_models"
+    told = "Not served at present, so the key cannot use it yet: law."
+    assert told in make_key(staff_client, alice, allowed_models="llama\nlaw").content.decode()
+    assert told not in make_key(staff_client, alice, allowed_models="llama").content.decode()
+    key = ApiKey.objects.latest("pk")
+    page = reverse("admin:accounts_apikey_change", args=[key.pk])
+    for models, is_told in (("llama", False), ("law", True), ("law", False)):
+        change = {"allowed_models": models, "token_budget_period": "month"}
+        answer = staff_client.post(page, change, follow=True)
+        assert (told in answer.content.decode()) is is_told, "once, when they are changed"
+        key.refresh_from_db()
+        assert key.allowed_models == [models]
+    data = {"action": "rotate", "_selected_action": [key.pk], "grace": "1"}
+    assert told in staff_client.post(LIST, data).content.decode()
+
+
+def test_key_that_ends_while_its_form_is_on_its_way_has_ended(
+    staff_client, alice, monkeypatch
+) -> None:
+    key, _ = services.key_create(user=alice, name="old")
+
+    def clean(form) -> None:  # type: ignore[no-untyped-def]
+        services.key_rotate(ApiKey.objects.get(pk=key.pk), timedelta(hours=1))
+        services.key_revoke(key)
+
+    monkeypatch.setattr(ApiKeyForm, "clean", clean)
+    page = reverse("admin:accounts_apikey_change", args=[key.pk])
+    change = {"name": "new", "tokens_per_minute": "5", "token_budget_period": "month"}
+    assert staff_client.post(page, change).status_code == 302
+    key.refresh_from_db()
+    assert (key.name, key.tokens_per_minute) == ("new", 5)
+    assert None not in (key.revoked_at, key.expires_at, key.replaced_by)
+
+
+def test_user_who_is_changed_while_the_form_is_on_its_way_stays_so(
+    staff_client, alice, monkeypatch
+) -> None:
+    def clean(form) -> None:  # type: ignore[no-untyped-def]
+        user = User.objects.get(pk=alice.pk)
+        user.set_password("a new one")
+        user.email = "alice@example.org"
+        user.save()
+
+    monkeypatch.setattr(UserChangeForm, "clean", clean)
+    page = reverse("admin:accounts_user_change", args=[alice.pk])
+    joined = alice.date_joined
+    data = {
+        "username": "alice",
+        "first_name": "Alice",
+        "is_active": "on",
+        "date_joined_0": f"{joined:%Y-%m-%d}",
+        "date_joined_1": f"{joined:%H:%M:%S}",
+        "token_budget_period": "month",
+        "requests_per_minute": "3",
+        "api_keys-TOTAL_FORMS": "0",
+        "api_keys-INITIAL_FORMS": "0",
+    }
+    assert staff_client.post(page, data).status_code == 302
+    alice.refresh_from_db()
+    assert (alice.first_name, alice.requests_per_minute) == ("Alice", 3)
+    assert alice.check_password("a new one")
+    assert alice.email == "alice@example.org"
 
 
 def test_limits_of_a_user_are_on_its_page(staff_client, alice) -> None:
@@ -215,3 +284,40 @@ def test_staff_see_what_their_permissions_say_and_without_any_nothing(client) ->
         staff.user_permissions.set([permission])
         for other in models:
             assert client.get(f"/admin/{other}/").status_code == (200 if other == model else 403)
+
+
+# ---- groups --------------------------------------------------------------------------------------
+
+
+def test_who_is_given_rights_by_a_group_keeps_no_key_that_others_made(staff_client, alice) -> None:
+    group = Group.objects.get(name="auditor")
+    alice.is_staff = True
+    alice.save()
+    alice.groups.add(group)
+    once = User.objects.create_superuser("once")
+    for maker in (alice, once):
+        services.key_create(user=alice, name=maker.username, created_by=maker)
+    User.objects.filter(pk=once.pk).update(is_superuser=False)
+    page = reverse("admin:auth_group_change", args=[group.pk])
+    had = [*group.permissions.values_list("pk", flat=True)]
+    staff_client.post(page, {"name": "auditors", "permissions": had[1:]})
+    assert not ApiKey.objects.exclude(revoked_at=None).exists(), "rights were taken"
+    more = [*had, Permission.objects.get(codename="read_text").pk]
+    answer = staff_client.post(page, {"name": "auditors", "permissions": more}, follow=True)
+    assert "1 of alice&#x27;s keys were made by others" in answer.content.decode()
+    assert [key.name for key in ApiKey.objects.exclude(revoked_at=None)] == ["once"]
+
+
+def test_superusers_alone_change_groups(client) -> None:
+    clerk = User.objects.create_user("clerk", is_staff=True)
+    clerk.user_permissions.set(Permission.objects.filter(content_type__model="group"))
+    group = Group.objects.get(name="auditor")
+    clerk.groups.add(group)
+    client.force_login(clerk)
+    page = reverse("admin:auth_group_change", args=[group.pk])
+    rights = [*Permission.objects.values_list("pk", flat=True)]
+    assert client.get(page).status_code == 200
+    assert client.post(page, {"name": "auditor", "permissions": rights}).status_code == 403
+    assert client.get(reverse("admin:auth_group_add")).status_code == 403
+    assert client.post(reverse("admin:auth_group_delete", args=[group.pk])).status_code == 403
+    assert group.permissions.count() < len(rights)

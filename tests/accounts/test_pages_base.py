@@ -9,7 +9,7 @@ from django.core.management import call_command
 from django.test import Client
 from django.utils import translation
 
-from accounts import services, translations
+from accounts import links, services, translations
 from accounts.middleware import policy
 from accounts.models import User
 from tests.accounts.pages import HTML, signed_in
@@ -66,6 +66,17 @@ def test_pages_of_users_are_kept_in_no_cache(alice) -> None:
         assert "no-store" in client.get(path)["Cache-Control"]
 
 
+def test_pages_behind_links_are_kept_in_no_cache_and_named_to_nobody(boss, settings) -> None:
+    settings.LLMAPI = settings.LLMAPI.model_copy(update={"sign_up": "invitation"})
+    _, invitation = links.invitation_create(created_by=boss)
+    for path in (invitation, links.password_path(User.objects.create_user("carol"))):
+        answer = Client().get(path, **HTML, follow=True)
+        assert 'type="password"' in answer.content.decode()
+        for one in (answer, *([Client().get(path, **HTML)] if answer.redirect_chain else [])):
+            assert "no-store" in one["Cache-Control"]
+            assert one["Referrer-Policy"] == "same-origin"
+
+
 def test_current_section_is_marked(alice) -> None:
     client = signed_in(alice)
     assert 'href="/keys/" aria-current="page"' in client.get("/keys/new/").content.decode()
@@ -111,6 +122,9 @@ def test_language_is_the_browsers_until_the_reader_chooses_one(client) -> None:
     assert '<html lang="zh-Hans">' in body
     answer = client.post("/language/", {"language": "en", "next": "/sign-in/"}, **chinese)
     assert answer["Location"] == "/sign-in/"
+    cookie = client.cookies["django_language"]
+    assert (cookie["httponly"], cookie["samesite"]) == (True, "Lax")
+    assert cookie["max-age"] == 365 * 24 * 3600
     assert "Sign in" in client.get("/sign-in/", **chinese).content.decode()
 
 

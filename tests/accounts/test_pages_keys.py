@@ -44,6 +44,10 @@ def two_models() -> list[str]:
     return ["llama", "org/hostile<b>\"'"]
 
 
+def no_models() -> list[str]:
+    return []
+
+
 def make(client: Client, **fields: object):  # type: ignore[no-untyped-def]
     token = re.search(r'name="form_token" value="([^"]+)"', client.get(NEW).content.decode())
     assert token
@@ -86,6 +90,21 @@ def test_snippets_use_what_the_key_may_be_used_for(mine) -> None:
     body = text_of(make(mine, scopes="embeddings"))
     assert "/v1/embeddings" in body
     assert "/v1/chat/completions" not in body
+
+
+def test_models_that_are_not_served_are_told_with_the_new_key(mine, alice, settings) -> None:
+    told = "No model of this name is served at present"
+    assert told not in text_of(make(mine, offered="llama"))
+    answer = make(mine, offered="llama", other_models="later, <i>last</i>")
+    assert re.search(rf"{told}.*<code[^>]*>later</code>, <code", answer.content.decode())
+    assert "<i>last" not in answer.content.decode()
+    key = ApiKey.objects.latest("pk")
+    rotated = mine.post(f"/keys/{key.public_id}/rotate/", {"grace": "0", "form_token": "once"})
+    assert told in rotated.content.decode()
+    assert key.allowed_models == ["llama", "later", "<i>last</i>"], "and made all the same"
+    # While a model is loading, which ones there will be is not known.
+    settings.OFFERED_MODELS = "tests.accounts.test_pages_keys.no_models"
+    assert told not in text_of(make(mine, other_models="later"))
 
 
 def test_form_that_is_sent_again_makes_no_second_key(mine) -> None:

@@ -4,11 +4,13 @@ from datetime import timedelta
 
 import pytest
 from django.contrib.auth import get_user
+from django.contrib.auth.hashers import MD5PasswordHasher
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
 from accounts.attempts import SIGN_IN
+from accounts.links import password_path
 from accounts.models import Attempt, User
 from accounts.services import anonymous_user, first_staff_create
 from tests.accounts.pages import HTML, PASSWORD, sign_in, signed_in, user_with_password
@@ -64,6 +66,45 @@ def test_one_sentence_refuses_unknown_users_wrong_passwords_and_inactive_account
         bodies.add(text.split("<ul class=")[1].split("</ul>")[0])
     assert len(bodies) == 1
     assert not get_user(client).is_authenticated
+
+
+class CountedHasher(MD5PasswordHasher):
+    """How often passwords were hashed: what takes the time, and so tells."""
+
+    count = 0
+
+    def encode(self, password: str, salt: str) -> str:
+        type(self).count += 1
+        return super().encode(password, salt)
+
+
+def test_every_refusal_takes_the_same_work(client, settings) -> None:
+    settings.PASSWORD_HASHERS = [f"{__name__}.CountedHasher"]
+    user_with_password("bob")
+    user_with_password("gone", is_active=False)
+    keys_only = User.objects.create_user("keys-only")
+    assert not keys_only.has_usable_password()
+    anonymous_user()
+    counts = {}
+    for name in ("bob", "nobody", "gone", "keys-only", "anonymous"):
+        before = CountedHasher.count
+        assert "do not fit together" in sign_in(client, name, "wrong").content.decode()
+        counts[name] = CountedHasher.count - before
+    assert set(counts.values()) == {1}, counts
+
+
+def test_session_of_before_is_nobodys_after_the_sign_in_and_the_sign_out(client) -> None:
+    bob = user_with_password("bob")
+    client.get(password_path(bob), follow=True)  # its token goes into a session
+    before = client.cookies["sessionid"].value
+    assert sign_in(client, "bob", PASSWORD).status_code == 302
+    during = client.cookies["sessionid"].value
+    assert during != before
+    client.post("/sign-out/")
+    for old in (before, during):
+        stranger = Client()
+        stranger.cookies["sessionid"] = old
+        assert stranger.get("/keys/").status_code == 302
 
 
 def test_too_many_failures_for_one_name_are_429_and_the_right_password_does_not_help() -> None:
@@ -144,6 +185,10 @@ def test_behind_a_proxy_the_address_is_the_one_that_the_proxy_saw(settings) -> N
         assert guess(f"198.51.100.{index}, 192.0.2.1") == 200
     assert guess("198.51.100.99, 192.0.2.1") == 429, "the client wrote the first one itself"
     assert guess("192.0.2.2") == 200
+    assert guess("192.0.2.1:50123") == 429, "some proxies add the port"
+    for _ in range(SIGN_IN.per_name):
+        guess("[2001:db8::1]:443")
+    assert guess("2001:db8::2") == 429, "the household of the one before"
     settings.LLMAPI = settings.LLMAPI.model_copy(update={"proxies": 0})
     for _ in range(SIGN_IN.per_name):
         guess("192.0.2.77")

@@ -1,20 +1,18 @@
-"""Becoming a user, and setting a password by a link from staff."""
+"""Becoming a user: by an invitation, or where sign-up is open."""
 
 import re
 from datetime import timedelta
-from io import StringIO
 
 import pytest
-from django.contrib.auth import authenticate, get_user
-from django.contrib.auth.models import Permission
-from django.core.management import CommandError, call_command
+from django.contrib.auth import get_user
+from django.core.management import CommandError
 from django.test import Client
 from django.utils import timezone
 
-from accounts import links, services
+from accounts import links
 from accounts.attempts import SIGN_UP
-from accounts.models import Invitation, User
-from tests.accounts.pages import HTML, PASSWORD, signed_in, user_with_password
+from accounts.models import ANONYMOUS_USERNAME, Invitation, User
+from tests.accounts.pages import HTML, PASSWORD, manage, signed_in, user_with_password
 
 pytestmark = pytest.mark.django_db
 
@@ -40,12 +38,6 @@ def boss(db: None) -> User:
 def sign_up(client: Client, path: str = "/sign-up/", name: str = "carol", **extra: str):  # type: ignore[no-untyped-def]
     data = {"username": name, "password1": PASSWORD, "password2": PASSWORD, **extra}
     return client.post(path, data, **HTML)
-
-
-def manage(*args: str) -> str:
-    out = StringIO()
-    call_command(*args, stdout=out, stderr=StringIO())
-    return out.getvalue()
 
 
 def test_sign_up_is_closed_unless_the_operator_opens_it(client, boss, sign_up_is) -> None:
@@ -74,7 +66,7 @@ def test_open_sign_up_makes_a_user_without_rights_and_signs_in(client, sign_up_i
 def test_names_that_are_taken_or_reserved_are_refused(client, sign_up_is) -> None:
     sign_up_is("open")
     user_with_password("Bob")
-    for name in ("Bob", "bob", services.ANONYMOUS_USERNAME, "Anonymous", "two words", "", "a\0b"):
+    for name in ("Bob", "bob", ANONYMOUS_USERNAME, "Anonymous", "two words", "", "a\0b"):
         assert "errorlist" in sign_up(client, name=name).content.decode()
     assert User.objects.count() == 1
     for password in ("short", "12345678901", "password123"):
@@ -172,69 +164,6 @@ def test_invite_prints_a_link_that_works(boss, client, sign_up_is, settings) -> 
     for wrong in (["--days", "0"], ["--note", "x" * 201], ["--by", "nobody"]):
         with pytest.raises(CommandError):
             manage("invite", *wrong)
-
-
-def set_password(client: Client, link: str):  # type: ignore[no-untyped-def]
-    """Follows the link, whose token goes into the session, and sends the form."""
-    page = client.get(link, **HTML, follow=True)
-    if not page.redirect_chain:
-        return page
-    form = page.redirect_chain[-1][0]
-    new = {"new_password1": PASSWORD, "new_password2": PASSWORD}
-    return client.post(form, new, **HTML)
-
-
-def test_passwordlink_lets_a_user_without_a_password_set_one_once(client) -> None:
-    manage("createkey", "carol")
-    link = manage("passwordlink", "carol").strip()
-    assert link.startswith("http://127.0.0.1:19327/password/")
-    path = link.removeprefix("http://127.0.0.1:19327")
-    assert set_password(client, path)["Location"] == "/sign-in/"
-    assert authenticate(username="carol", password=PASSWORD) is not None
-    again = Client().get(path, **HTML)
-    assert "not valid any more" in again.content.decode()
-
-
-def test_passwordlink_is_for_users_who_may_sign_in(client) -> None:
-    user_with_password("gone", is_active=False)
-    services.anonymous_user()
-    for name in ("gone", services.ANONYMOUS_USERNAME, "nobody"):
-        with pytest.raises(CommandError):
-            manage("passwordlink", name)
-    user = user_with_password("carol")
-    path = links.password_path(user)
-    User.objects.filter(pk=user.pk).update(is_active=False)
-    assert "not valid any more" in set_password(client, path).content.decode()
-
-
-def password_links(client: Client, *users: User):  # type: ignore[no-untyped-def]
-    data = {"action": "password_links", "_selected_action": [user.pk for user in users]}
-    return client.post("/admin/accounts/user/", data, follow=True)
-
-
-def test_staff_make_links_for_users_but_not_for_other_staff(client, boss) -> None:
-    carol = User.objects.create_user("carol")
-    clerk = User.objects.create_user("clerk", is_staff=True)
-    clerk.user_permissions.set(Permission.objects.filter(codename__in=["view_user", "change_user"]))
-    both = password_links(signed_in(clerk), carol, boss).content.decode()
-    assert "superusers alone" in both
-    assert "/password/" not in both.replace("/admin/password_change/", "")
-    answer = password_links(signed_in(clerk), carol)
-    assert "no-store" in answer["Cache-Control"]
-    found = re.findall(r'value="http://testserver(/password/[^"]+)"', answer.content.decode())
-    assert len(found) == 1
-    assert set_password(client, found[0]).status_code == 302
-    carol.refresh_from_db()
-    assert carol.has_usable_password()
-    by_boss = password_links(signed_in(boss), carol, clerk, boss).content.decode()
-    assert by_boss.count('value="http://testserver/password/') == 3
-
-
-def test_looking_at_users_is_not_enough_to_make_a_link(boss) -> None:
-    viewer = User.objects.create_user("viewer", is_staff=True)
-    viewer.user_permissions.set(Permission.objects.filter(codename="view_user"))
-    answer = password_links(signed_in(viewer), viewer)
-    assert "/password/" not in answer.content.decode().replace("/admin/password_change/", "")
 
 
 def test_staff_invite_in_the_admin_and_see_the_link_once(boss, sign_up_is) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import subprocess
+from collections.abc import Iterator
 
 import pytest
 from selenium.webdriver.common.keys import Keys
@@ -19,6 +20,19 @@ HOSTILE = (
     '- <svg onload="window.hacked = 4">\n\n'
     '```"onmouseover="window.hacked=5"\n</code><script>window.hacked = 6</script>\n```'
 )
+
+
+@contextlib.contextmanager
+def limits(sql, **values: int) -> Iterator[None]:
+    """Of alice's account, meanwhile."""
+    change = "UPDATE accounts_user SET {} = ? WHERE username = 'alice'"
+    for name, value in values.items():
+        sql(change.format(name), value)
+    try:
+        yield
+    finally:
+        for name in values:
+            sql(change.format(name), None)
 
 
 def test_an_answer_streams_and_tells_what_it_took(alice) -> None:
@@ -153,16 +167,49 @@ def test_who_signed_out_elsewhere_is_told_so_and_goes_on_later(alice) -> None:
 
 def test_a_limit_is_told_with_the_time_to_wait(alice, sql) -> None:
     alice.chat("one")
-    sql("UPDATE accounts_user SET requests_per_minute = 1 WHERE username = 'alice'")
-    try:
+    with limits(sql, requests_per_minute=1):
         alice.chat("two")
         alice.say("three")
-        told = r"You have reached a limit\. Wait for \d+ s, then try again"
+        told = r"^You may send 1 requests a minute\. Wait for \d+ s, then try again\.$"
         alice.until(lambda: re.search(told, alice.text(".pg-notice")), "told")
-    finally:
-        sql("UPDATE accounts_user SET requests_per_minute = NULL WHERE username = 'alice'")
     alice.click_word(".pg-message button", "Try again")
     alice.until(lambda: alice.is_idle() and alice.answers()[-1] == "three", "answered")
+    alice.complaints()  # of the 429
+
+
+def test_an_answer_that_may_be_too_long_is_told_in_the_words_of_the_page(alice, sql) -> None:
+    with limits(sql, tokens_per_minute=1200):
+        alice.fill("max_tokens", "2000")
+        alice.say("Hello")
+        told = (
+            "This chat and the longest answer to it come to 2,001 tokens; you may use 1,200 a "
+            "minute. Set a smaller “Longest answer”, or begin a new chat."
+        )
+        alice.until(lambda: alice.text(".pg-notice") == told, "told")
+        assert alice.js("return document.activeElement.name") == "max_tokens"
+        alice.fill("max_tokens", "20")
+        alice.click_word(".pg-message button", "Try again")
+        alice.until(lambda: alice.is_idle() and alice.answers() == ["Hello"], "answered")
+    alice.complaints()  # of the 429
+
+
+def test_a_budget_is_told_in_the_readers_language(alice, sql) -> None:
+    alice.driver.find_element("css selector", "[data-menu] summary").click()
+    alice.click("button[name=language][value=zh-hans]")
+    alice.until(lambda: alice.js("return document.documentElement.lang") == "zh-Hans", "Chinese")
+    alice.fill("max_tokens", "500")
+    alice.chat("one two")
+    used = "SELECT sum(prompt_tokens + completion_tokens) FROM conversations_completion"
+    whose = "user_id = (SELECT id FROM accounts_user WHERE username = 'alice')"
+    spent = sql(f"{used} WHERE {whose}")[0][0]
+    month = r"\d+年\d+月1日 \d\d:\d\d"
+    left = rf"共需 501 个 token，而在 {month} 之前，您的 token 预算还剩 30 个。"
+    used_up = rf"^您的 token 预算已用完，将于 {month} 重新开始。$"
+    for tokens, told in ((30, left + "请调小“回答长度上限”"), (0, used_up)):
+        alice.click("#new-chat")
+        with limits(sql, token_budget=spent + tokens):
+            alice.say("three")
+            alice.until(lambda told=told: re.search(told, alice.text(".pg-notice")), "told")
     alice.complaints()  # of the 429
 
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from tests.chaos.ledger import Ledger, digest
 from tests.serve.history import Stored, StoredCompletion, StoredMessage
 
+WITH_A_KEY = "says with a key"
+"""In what the client says when it sends an idempotency key."""
+
 
 @dataclass(frozen=True, slots=True)
 class Violation:
@@ -44,15 +47,20 @@ def report(found: Iterable[Violation]) -> str:
 # ---- the rules ----------------------------------------------------------------------------------
 
 
-def accepted_is_one_row(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+def accepted_is_stored(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
     rows = rows_by_request(stored)
     for request, told in ledger.told.items():
-        found = rows.get(request, [])
-        if len(found) != 1:
-            yield Violation("accepted_is_one_row", request, f"{len(found)} rows")
-        elif told.public_id not in (None, found[0].public_id):
-            seen = f"told {told.public_id}, stored {found[0].public_id}"
-            yield Violation("accepted_is_one_row", request, seen)
+        ids = {row.public_id for row in rows.get(request, [])}
+        if told.public_id not in (None, *ids) or not ids:
+            seen = f"told {told.public_id}, stored {', '.join(ids) or 'nothing'}"
+            yield Violation("accepted_is_stored", request, seen)
+
+
+def accepted_is_stored_once(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    rows = rows_by_request(stored)
+    for request in ledger.told:
+        if len(found := rows.get(request, [])) > 1:
+            yield Violation("accepted_is_stored_once", request, f"{len(found)} rows")
 
 
 def finished_is_completed_with_its_text(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
@@ -76,13 +84,38 @@ def nothing_is_running(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
 def partial_text_is_of_the_same_answer(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
     """Of a stream that broke off more or less may be stored than was received, nothing else."""
     rows = rows_by_request(stored)
-    for request, told in ledger.told.items():
-        for row in rows.get(request, []):
+    for told in ledger.broken:
+        partial = told.partial or ""
+        for row in rows.get(told.request, []):
             kept = "".join(row.texts)
-            partial = told.partial
-            if partial is not None and not (kept.startswith(partial) or partial.startswith(kept)):
+            if not (kept.startswith(partial) or partial.startswith(kept)):
                 seen = f"received {partial!r}, stored {kept!r}"
-                yield Violation("partial_text_is_of_the_same_answer", request, seen)
+                yield Violation("partial_text_is_of_the_same_answer", told.request, seen)
+
+
+def what_was_flushed_is_kept(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    """Texts are flushed every second, so what a client has had for longer is there."""
+    rows = rows_by_request(stored)
+    for told in ledger.broken:
+        for row in rows.get(told.request, []):
+            if told.settled and not "".join(row.texts).startswith(told.settled):
+                seen = f"long received {told.settled!r}, stored {row.texts!r}"
+                yield Violation("what_was_flushed_is_kept", told.request, seen)
+
+
+def a_told_error_is_an_ended_row(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    """The web process lived on, so it has stored all that it sent, and a sentence why it ended."""
+    rows = rows_by_request(stored)
+    for told in ledger.broken:
+        for row in rows.get(told.request, []):
+            if told.error is None:
+                continue
+            seen = f"{told.error}; status {row.status}, error {row.error!r}"
+            if row.status not in ("interrupted", "failed") or not row.error:
+                yield Violation("a_told_error_is_an_ended_row", told.request, seen)
+            elif not "".join(row.texts).startswith(told.partial or ""):
+                seen = f"received {told.partial!r}, stored {row.texts!r}"
+                yield Violation("a_told_error_is_an_ended_row", told.request, seen)
 
 
 def what_was_asked_is_stored(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
@@ -96,12 +129,32 @@ def what_was_asked_is_stored(ledger: Ledger, stored: Stored) -> Iterator[Violati
                 yield Violation("what_was_asked_is_stored", request, repr(asked)[:200])
 
 
+def a_key_is_answered_once(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    """However often it was sent: there is one answer, and who was sent it again got the same."""
+    rule = "a_key_is_answered_once"
+    rows = {row.public_id: row for row in stored.completions}
+    for again in ledger.replayed:
+        row = rows.get(again.public_id)
+        if row is None or row.prompt != again.said:
+            yield Violation(rule, again.request, f"{again.public_id} is no answer to it")
+        elif [digest(text) for text in row.texts] != [again.digest]:
+            yield Violation(rule, again.request, f"another text than {row.texts!r}")
+        for told in ledger.told.values():
+            if told.said == again.said and told.finished not in (None, again.digest):
+                yield Violation(rule, again.request, "another text than the first time")
+
+
 def nothing_is_stored_twice(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
     """Each user message and each prompt of the client is its own, so each is stored once; each
-    answer belongs to one choice."""
+    answer belongs to one choice. (What was sent again with a key, because it had broken off, is
+    answered once.)"""
     rule = "nothing_is_stored_twice"
     said = Counter(m.content for m in stored.messages if m.role == "user")
-    said.update(row.prompt for row in stored.completions if row.kind == "completion")
+    said.update(
+        row.prompt
+        for row in stored.completions
+        if row.kind == "completion" and (row.status == "completed" or WITH_A_KEY not in row.prompt)
+    )
     for text, count in said.items():
         if count > 1:
             yield Violation(rule, "-", f"{count} times {text[:80]!r}")
@@ -115,22 +168,67 @@ def nothing_is_stored_twice(ledger: Ledger, stored: Stored) -> Iterator[Violatio
 
 
 def refusals_are_unavailability(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
-    """While a server starts, 503; a client that does nothing wrong is told nothing else."""
+    """While a server starts, 503; a client that does nothing wrong is told nothing else. (Who
+    comes again too soon with a key: 409.)"""
     for (status, code), count in ledger.refused.items():
-        if status != 503:
+        if status != 503 and code != "idempotency_key_in_use":
             seen = f"{count} times {status} {code}"
             yield Violation("refusals_are_unavailability", "-", seen)
 
 
+def everybody_is_answered(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
+    if ledger.silences:
+        yield Violation("everybody_is_answered", "-", f"{ledger.silences} heard nothing")
+
+
 RULES: tuple[Rule, ...] = (
-    accepted_is_one_row,
+    accepted_is_stored,
+    accepted_is_stored_once,
     finished_is_completed_with_its_text,
     nothing_is_running,
     partial_text_is_of_the_same_answer,
+    what_was_flushed_is_kept,
+    a_told_error_is_an_ended_row,
     what_was_asked_is_stored,
+    a_key_is_answered_once,
     nothing_is_stored_twice,
     refusals_are_unavailability,
+    everybody_is_answered,
 )
+
+HARM = {
+    "lost": (
+        "accepted_is_stored",
+        "what_was_flushed_is_kept",
+        "what_was_asked_is_stored",
+    ),
+    "duplicated": (
+        "accepted_is_stored_once",
+        "nothing_is_stored_twice",
+        "a_key_is_answered_once",
+    ),
+    "stuck": (
+        "nothing_is_running",
+        "left_running",
+        "everybody_is_answered",
+        "an_engines_death_is_told",
+    ),
+    "other text": (
+        "finished_is_completed_with_its_text",
+        "partial_text_is_of_the_same_answer",
+        "a_told_error_is_an_ended_row",
+    ),
+    "otherwise wrong": ("refusals_are_unavailability", "all_finished", "still_alive"),
+}
+"""In the words of the promises, what a broken rule amounts to."""
+
+
+def harm(found: Iterable[Violation]) -> dict[str, int]:
+    """How many requests were lost, duplicated, ... ; each counts once for each of these."""
+    of = {rule: name for name, rules in HARM.items() for rule in rules}
+    harmed = {(of[v.rule], v.seen if v.request == "-" else v.request) for v in found}
+    counts = Counter(name for name, _ in harmed)
+    return {name: counts[name] for name in HARM}
 
 
 def all_finished(ledger: Ledger) -> Iterator[Violation]:

@@ -5,10 +5,10 @@ from contextlib import suppress
 
 import pytest
 
+from conversations.errors import ConversationBusy
 from conversations.models import Completion, CompletionContent, Conversation, Message
 from conversations.processes.sweeping import processes_sweep
 from conversations.retention.erasing import (
-    StillRunning,
     completion_erase,
     conversation_erase,
     user_erase,
@@ -104,7 +104,7 @@ def test_answer_that_was_erased_is_not_continued(alice, history) -> None:
 
 def test_running_completion_is_not_erased(alice, history) -> None:
     pk = history.start(alice, [U1])
-    with pytest.raises(StillRunning):
+    with pytest.raises(ConversationBusy):
         completion_erase(pk)
     assert said(Conversation.objects.get()) == [U1[1]]
     history.finish(pk, "answer")
@@ -166,7 +166,7 @@ def test_erased_conversation_leaves_its_requests_as_usage(alice, history) -> Non
 def test_conversation_with_a_running_request_is_not_erased(alice, history) -> None:
     row = history.say(alice, [U1], A1[1])
     history.start(alice, [U1, A1, U2])
-    with pytest.raises(StillRunning):
+    with pytest.raises(ConversationBusy):
         conversation_erase(row.conversation_id)
     assert Conversation.objects.get().messages.count() == 3
     assert not Completion.objects.exclude(erased_at=None).exists()
@@ -182,7 +182,7 @@ def test_turns_and_erasures_at_once_break_nothing(alice, history, at_once) -> No
                 history.say(alice, [U1, A1, ("user", f"{index} {turn}")], "answer")
                 continue
             for pk in Conversation.objects.filter(user=alice).values_list("pk", flat=True):
-                with suppress(StillRunning, Conversation.DoesNotExist):
+                with suppress(ConversationBusy, Conversation.DoesNotExist):
                     conversation_erase(pk)
 
     at_once(6, work)

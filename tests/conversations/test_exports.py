@@ -125,13 +125,14 @@ async def test_requests_are_csv_without_text_and_without_formulas(officer, said,
 
 
 async def test_an_export_is_in_the_audit_log_before_its_first_byte(officer, said) -> None:
-    query = "?user=alice&q=secret+words&o=1"
+    query = "?user=alice&q=secret+words&key=secret+project&status=failed&o=1"
     response = await officer.post(f"{CONVERSATIONS}export/{query}", REMOTE_ADDR="10.1.2.3")
     event = await AuditEvent.objects.select_related("actor").aget()  # nothing is read yet
     assert (event.action, event.actor.username) == ("export", "olga")
     assert event.address == "127.0.0.1"
     assert event.detail["format"] == "jsonl"
-    assert event.detail["filters"]["user"] == "alice"
+    filters = {"user": "alice", "q": "…", "key": "…", "status": "failed", "o": "1"}
+    assert event.detail["filters"] == filters
     assert "secret" not in json.dumps(event.detail)
     await text_of(response)
 

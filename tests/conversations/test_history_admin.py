@@ -282,6 +282,19 @@ def test_filter_by_status_looks_at_the_newest_such_requests_of_the_user(
     monkeypatch.setattr(selectors, "DEEPEST", 2)
     assert titles(staff_client, status="failed") == {"of bob"}
     assert titles(staff_client, status="failed", user="alice") == {"of alice"}
+    told = "the status is looked for in the newest 2 such requests only"
+    assert told in body(staff_client, list_url("conversation"), status="failed")
+    for asked in ({"status": "failed", "user": "bob"}, {"status": "completed"}, {}):
+        assert told not in body(staff_client, list_url("conversation"), **asked)
+
+
+def test_a_model_that_is_no_choice_any_more_is_found_by_the_address(
+    staff_client, alice, history, monkeypatch
+) -> None:
+    history.say(alice, [U1], "yes", model="old")
+    history.say(alice, [("user", "newer")], "yes")
+    monkeypatch.setattr(selectors, "recent_models", lambda: ["tiny"])
+    assert titles(staff_client, model="old") == {U1[1]}
 
 
 def test_lists_ask_a_fixed_number_of_queries(
@@ -320,6 +333,10 @@ def test_counts_stop_at_ten_thousand(staff_client, alice, history, monkeypatch) 
         history.say(alice, [("user", str(index))], "yes")
     monkeypatch.setattr(ShallowPaginator, "deepest", 2)
     assert ShallowPaginator(Conversation.objects.order_by("pk"), 1).count == 2
+    told = "The count and the pages end at 2."
+    for model in ("conversation", "completion"):
+        assert told in body(staff_client, list_url(model))
+        assert told not in body(staff_client, list_url(model), q="no such words")
 
 
 # ---- changing nothing ----------------------------------------------------------------------------

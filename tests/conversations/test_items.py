@@ -1,16 +1,22 @@
 """Conversations by id: their path, and a tree that stays right when items come and go."""
 
 import random
+import threading
+import time
+from importlib import import_module
 
 import pytest
-from django.db import connection
+from django.apps import apps as django_apps
+from django.db import connection, transaction
 
-from conversations.errors import ConversationBusy, ConversationChanged, NotFound
-from conversations.models import Completion, Conversation, Message
+from conversations.errors import AnswerNotKept, ConversationBusy, ConversationChanged, NotFound
+from conversations.idempotency import KeyUse, answered_before
+from conversations.models import Completion, Conversation, IdempotencyKey, Message
 from conversations.services import NewMessage
 from conversations.tree import chain, paths
 from conversations.tree.items import conversation_create, item_delete, items_append
 from conversations.tree.paths import history_of, path_of
+from tests.environment import ON_POSTGRES
 
 U1, U2, U3 = ("user", "one"), ("user", "two"), ("user", "three")
 
@@ -96,6 +102,37 @@ def test_a_question_without_an_answer_is_not_asked_twice_when_it_is_sent_again(
     assert conversation.messages.count() == 4
 
 
+@pytest.mark.parametrize("status", ["cancelled", "failed", "interrupted"])
+def test_a_question_whose_partial_answer_was_deleted_stays(alice, history, status) -> None:
+    pk = history.start(alice, [U1])
+    history.finish(pk, "in p", status=status)
+    conversation = Conversation.objects.get()
+    item_delete(conversation, Message.objects.get(completion=pk).public_id)
+    assert texts(conversation) == ["one"]
+
+
+def test_requests_of_older_databases_are_taken_for_answered_if_they_were(alice, history) -> None:
+    whole = history.say(alice, [U1], "a")
+    item_delete(whole.conversation, whole.outputs.get().public_id)
+    for answer, status in (("in p", "cancelled"), ("", "failed")):
+        history.finish(history.start(alice, [U1]), answer, status=status)
+    history.start(alice, [U1])
+    kept = list(Completion.objects.order_by("pk").values_list("was_answered", flat=True))
+    assert kept == [True, True, False, False]
+    Completion.objects.update(was_answered=True)
+    migration = import_module("conversations.migrations.0004_was_answered")
+    migration.mark_unanswered(django_apps, None)
+    found = Completion.objects.order_by("pk").values_list("was_answered", flat=True)
+    assert list(found) == kept
+
+
+def test_of_several_choices_the_first_that_is_left_counts(alice, history) -> None:
+    row = history.say(alice, [U1], "a0", "a1", "a2")
+    for left in ("a1", "a2"):
+        item_delete(row.conversation, row.outputs.earliest("choice_index").public_id)
+        assert texts(row.conversation) == ["one", left]
+
+
 def test_an_end_that_was_deleted_or_moved_is_not_continued(alice, history) -> None:
     conversation = history.say(alice, [U1], "a").conversation
     leaf, _ = history_of(conversation.pk, alice.pk)
@@ -106,6 +143,127 @@ def test_an_end_that_was_deleted_or_moved_is_not_continued(alice, history) -> No
     # A stateless call that repeats what is no longer there begins a conversation of its own.
     other = history.say(alice, [U1, ("assistant", "a"), U2], "b").conversation
     assert other.pk != conversation.pk
+
+
+# ---- a later end ---------------------------------------------------------------------------------
+
+
+def swept(history, user, *texts) -> tuple[int, Conversation]:
+    """A chat whose process was taken for dead in the middle of its answer."""
+    pk = history.start(user, [U1])
+    history.finish(pk, *texts, status="interrupted")
+    return pk, Completion.objects.get(pk=pk).conversation
+
+
+def test_what_was_said_below_a_partial_answer_stays_below_the_whole_one(alice, history) -> None:
+    pk, conversation = swept(history, alice, "hi th")
+    continued(history, alice, conversation, [U2], "b")
+    history.finish(pk, "hi there")
+    assert texts(conversation) == ["one", "hi there", "two", "b"]
+    check_tree(conversation)
+    # Who repeats the history is found by the whole answer, however deep.
+    whole = [U1, ("assistant", "hi there"), U2, ("assistant", "b"), U3]
+    assert history.say(alice, whole, "c").conversation_id == conversation.pk
+
+
+def test_what_runs_below_a_partial_answer_ends_below_the_whole_one(alice, history) -> None:
+    pk, conversation = swept(history, alice, "hi th")
+    leaf, _ = history_of(conversation.pk, alice.pk)
+    running = history.start(alice, [U2], below=leaf)
+    history.finish(pk, "hi there")
+    history.finish(running, "b")
+    assert texts(conversation) == ["one", "hi there", "two", "b"]
+    check_tree(conversation)
+
+
+def test_choices_that_become_equal_keep_what_was_said_below_each(alice, history) -> None:
+    pk, conversation = swept(history, alice, "sa", "same")
+    for answer in Message.objects.filter(completion=pk):
+        leaf = paths.Leaf(conversation.pk, answer.pk, answer.depth, answer.chain_hash)
+        history.say(alice, [U2], f"below {answer.content}", below=leaf)
+    history.finish(pk, "same", "same")
+    check_tree(conversation)
+    question = conversation.messages.get(content="two")
+    assert {m.content for m in question.children.all()} == {"below sa", "below same"}
+
+
+def test_an_answer_whose_question_was_deleted_becomes_whole_too(alice, history) -> None:
+    pk, conversation = swept(history, alice, "hi th")
+    item_delete(conversation, conversation.messages.get(content="one").public_id)
+    history.finish(pk, "hi there")
+    assert texts(conversation) == ["hi there"]
+    check_tree(conversation)
+
+
+def test_a_deleted_answer_does_not_come_back_by_a_later_end(alice, history) -> None:
+    pk = history.start(alice, [U1], idempotency=KeyUse.of(b"key", b"request"))
+    history.finish(pk, "my sec", status="interrupted")
+    conversation = Conversation.objects.get()
+    item_delete(conversation, Message.objects.get(completion=pk).public_id)
+    history.finish(pk, "my secret", answer='"my secret"')
+    assert texts(conversation) == ["one"]
+    assert Completion.objects.get(pk=pk).status == "completed"
+    assert IdempotencyKey.objects.get().answer == ""
+
+
+@pytest.mark.skipif(not ON_POSTGRES, reason="SQLite has one writer: nobody waits for a row")
+@pytest.mark.django_db(transaction=True)
+def test_a_later_end_and_a_deletion_at_once_do_not_wait_for_each_other(
+    alice, history, at_once
+) -> None:
+    """The deletion finds the first request locked, and waits. A second one is made, answers the
+    same question and is swept; its later end and the deletion then meet at the conversation."""
+    first = history.say(alice, [U1], "a")
+    conversation = first.conversation
+    history.say(alice, [U1, ("assistant", "a"), U2], "b")
+    question = conversation.messages.get(content="two")
+    swept_pk, has_swept, deletes, ends = [], *(threading.Event() for _ in range(3))
+
+    def until_waiting(count: int) -> None:
+        """Until so many sessions wait for a row."""
+        waiting = "wait_event_type = 'Lock' AND datname = current_database()"
+        give_up = time.monotonic() + 60
+        with connection.cursor() as cursor:
+            while time.monotonic() < give_up:
+                cursor.execute("SELECT pg_stat_clear_snapshot()")
+                cursor.execute(f"SELECT count(*) FROM pg_stat_activity WHERE {waiting}")
+                if cursor.fetchone()[0] >= count:
+                    return
+                time.sleep(0.01)
+        raise AssertionError(f"there are no {count} who wait")
+
+    def hold_the_first() -> None:
+        with transaction.atomic():
+            Completion.objects.select_for_update().get(pk=first.pk)
+            deletes.set()
+            assert has_swept.wait(60)
+
+    def hold_the_conversation() -> None:
+        assert deletes.wait(60)
+        until_waiting(1)
+        pk = history.start(alice, [U1, ("assistant", "a"), U2])
+        history.finish(pk, "par", status="interrupted")
+        swept_pk.append(pk)
+        with transaction.atomic():
+            Conversation.objects.select_for_update().get(pk=conversation.pk)
+            has_swept.set()
+            until_waiting(1)  # the deletion, for the conversation
+            ends.set()
+            until_waiting(2)
+
+    def delete() -> None:
+        assert deletes.wait(60)
+        item_delete(conversation, question.public_id)
+
+    def end() -> None:
+        assert ends.wait(60)
+        history.finish(swept_pk[0], "partly")
+
+    steps = (hold_the_first, hold_the_conversation, delete, end)
+    at_once(len(steps), lambda index: steps[index]())
+    check_tree(conversation)
+    assert {m.content for m in conversation.messages.all()} == {"one", "a", "b", "partly"}
+    connection.check_constraints()
 
 
 # ---- adding --------------------------------------------------------------------------------------
@@ -198,6 +356,18 @@ def test_a_deleted_first_message_does_not_live_on_in_the_title(alice) -> None:
     conversation.refresh_from_db()
     item_delete(conversation, conversation.messages.get().public_id)
     assert Conversation.objects.get().title == ""
+
+
+@pytest.mark.parametrize("content", ["my secret", "what I asked"])
+def test_what_is_deleted_is_not_sent_again_for_an_idempotency_key(alice, history, content) -> None:
+    """The seed's shape of an answer repeats the question."""
+    use = KeyUse.of(b"key", b"request")
+    pk = history.start(alice, [("user", "what I asked")], idempotency=use)
+    history.finish(pk, "my secret", answer='["what I asked", "my secret"]')
+    conversation = Conversation.objects.get()
+    item_delete(conversation, conversation.messages.get(content=content).public_id)
+    with pytest.raises(AnswerNotKept):
+        answered_before(alice.pk, use)
 
 
 def test_an_unknown_item_is_not_found(alice, bob) -> None:

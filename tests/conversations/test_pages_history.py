@@ -11,7 +11,7 @@ from django.utils import timezone
 from accounts import services as accounts
 from accounts.models import ApiKey
 from conversations.models import Completion, Conversation
-from conversations.own import searching
+from conversations.own import passages
 from conversations.storage import keyset
 from tests.accounts.pages import signed_in
 
@@ -138,6 +138,15 @@ def test_words_are_found_in_messages_and_titles_and_shown_with_what_is_around(
     assert titles(reader.get("/history/", {"q": "lions elephants"})) == []
 
 
+def test_a_word_too_many_is_refused_and_not_left_out(reader, alice, history) -> None:
+    history.say(alice, [U1], "one two three four five six seven eight nine")
+    eight = "one two three four five six seven eight"
+    assert titles(reader.get("/history/", {"q": eight})) == ["Where are zebras?"]
+    refused = reader.get("/history/", {"q": f"{eight} nine"})
+    assert titles(refused) == []
+    assert "Search for 8 words at most." in refused.content.decode()
+
+
 def test_a_search_by_id_leads_to_the_page_of_what_it_names(reader, alice, bob, history) -> None:
     own_chat, others = history.say(alice, [U1], A1[1]), history.say(bob, [U1], A1[1])
     conversation = own_chat.conversation.public_id
@@ -210,6 +219,10 @@ def test_a_long_search_stops_and_goes_on_where_it_stopped(reader, chats, monkeyp
         steps += 1
     assert titles(answer) == ["Question 7"]
     assert steps == 2
+    # Back by the way it came: nothing in the window before it, so from the beginning.
+    back = reader.get("/history/" + answer.context["newer_link"])
+    assert back.context["found"].looked_until == made[2].updated_at
+    assert not back.context["newer_link"]
 
 
 def test_requests_of_all_kinds_are_listed_with_how_they_ended(reader, alice, bob, history) -> None:
@@ -271,9 +284,9 @@ def test_no_list_counts_or_reads_all_rows(reader, chats) -> None:
 
 
 def test_excerpts_are_lines_without_the_ends_of_escapes() -> None:
-    assert searching.around('"Say \\"hi\\"\\nto 北京\\u000b"', is_start=True).startswith(
+    assert passages.around('"Say \\"hi\\"\\nto 北京\\u000b"', is_start=True).startswith(
         'Say "hi" to 北京'
     )
-    assert searching.around("alf a word then all\\", is_start=False) == "… a word then all"
-    pieces = list(searching.highlighted("Aa b AA", ["aa"]))
+    assert passages.around("alf a word then all\\", is_start=False) == "… a word then all"
+    pieces = list(passages.highlighted("Aa b AA", ["aa"]))
     assert pieces == [("Aa", True), (" b ", False), ("AA", True)]

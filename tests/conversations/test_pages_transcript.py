@@ -8,6 +8,7 @@ from conversations.models import Completion, Conversation
 from conversations.own import versions
 from conversations.own.blocks import Block, blocks
 from conversations.services import CompletionEnd, completion_finish
+from conversations.tree.paths import messages_in_order, path_of
 from tests.accounts.pages import signed_in
 
 HARM = "<script>alert(1)</script><img src=x onerror=alert(1)>\"'></textarea><b>\u202e"
@@ -69,6 +70,23 @@ def test_versions_lead_to_each_other_and_to_what_followed_them(reader, alice, hi
     assert told(reader.get(url(row), {"at": east}))[3] == ("In the east.", 1, 2)
     north = newest.context["way"].steps[1].after
     assert told(reader.get(url(row), {"at": north}))[1:] == [("Up north.", 2, 2)]
+
+
+def test_the_page_ends_with_what_a_chat_by_id_goes_on_from_and_what_waits_below_it(
+    reader, alice, history
+) -> None:
+    row = history.say(alice, [U1], A1[1])
+    history.say(alice, [U1, A1, U2], "In the east.")
+    history.finish(history.start(alice, [U1, A1, ("user", "And bears?")]), status="failed")
+    shown = told(reader.get(url(row)))
+    said = [m.content for m in messages_in_order(path_of(row.conversation_id))]
+    assert [text for text, *_ in shown] == said
+    assert shown[2:] == [("And lions?", 1, 2), ("In the east.", 1, 1)]
+    whole = [U1, A1, U2, ("assistant", "In the east.")]
+    history.start(alice, [*whole, ("user", "Since when?"), ("user", "Say!")])
+    answer = reader.get(url(row))
+    assert [text for text, *_ in told(answer)] == [*said, "Since when?", "Say!"]
+    assert "No answer yet" in answer.content.decode()
 
 
 def test_partial_and_missing_answers_say_why(reader, alice, history) -> None:

@@ -101,6 +101,21 @@ def test_killed_process_is_swept_and_its_flushed_text_becomes_messages(
     assert processes_sweep() == 0
 
 
+def test_a_dead_process_whose_last_heartbeat_is_by_the_databases_clock_is_marked(
+    alice, history, tmp_path
+) -> None:
+    lock = LockFile(tmp_path / "run" / "x.lock")
+    process = presence.process_register(
+        uuid=uuid4(), host=this_host(), pid=1, lock_path=str(lock.path)
+    )
+    process_beat(process)
+    processes_sweep()
+    assert ServerProcess.objects.get(pk=process).stopped_at is None
+    lock.let_go()
+    processes_sweep()
+    assert ServerProcess.objects.get(pk=process).stopped_at is not None
+
+
 def test_living_process_is_left_alone_even_when_its_heartbeat_is_late(
     alice, history, holder
 ) -> None:
@@ -194,7 +209,7 @@ def test_lock_is_not_inherited_by_programs_that_are_started(tmp_path: Path) -> N
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"up\n"
-        os.close(lock._descriptor)
+        os.close(lock.descriptor)
         assert is_held(str(lock.path)) is False
         child.communicate(b"\n")
 

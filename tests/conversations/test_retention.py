@@ -1,40 +1,45 @@
 """What is too old goes, what is not stays, and nothing that runs is touched."""
 
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
 
 import pytest
-from django.contrib.admin.models import ADDITION, LogEntry
-from django.contrib.contenttypes.models import ContentType
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import OperationalError, connection
 from django.utils import timezone
 from pydantic import ValidationError
 
-from accounts import links
-from accounts import services as accounts
-from accounts.models import ApiKey, AuditEvent, Invitation, User
+from accounts.models import ApiKey, AuditEvent
 from config.env import ServerSettings, explain
 from conversations.models import (
     Completion,
     CompletionContent,
     Conversation,
+    Label,
     Message,
     ModelDay,
+    Review,
     UsageHour,
     UserDay,
 )
 from conversations.processes import upkeep
-from conversations.retention.erasing import completion_erase
+from conversations.retention.erasing import completion_erase, conversation_erase
 from conversations.retention.pruning import limits_now, prune, would_prune
 from conversations.services import completions_flush
 from conversations.usage.folding import day_of, days_fold, hours_fold
 from conversations.usage.query import UsageQuery
 from conversations.usage.totals import total, usage
-from tests.conversations.marked import MARK, everything_said_by, places_of
+from tests.conversations.marked import (
+    HOLD_NO_TEXT,
+    MARK,
+    columns,
+    everything_about,
+    everything_said_by,
+    places_of,
+)
 from tests.environment import ON_POSTGRES
 
 DAY = timedelta(days=1)
@@ -165,6 +170,19 @@ def test_usage_goes_by_whole_days(alice, history, keep) -> None:
     assert Completion.objects.count() == 1
 
 
+@pytest.mark.django_db(transaction=True)
+def test_what_was_counted_as_pruned_is_gone_when_the_server_stops(alice, history, keep) -> None:
+    keep(30, 60)
+    row = aged(history.say(alice, [("user", "one")], "two"), 100)
+    last_turn(row, 100)
+    hours_fold()
+    for kind in ("conversations", "requests", "sums"):
+        pruned = prune(limits_now(), should_stop=lambda: True)
+        assert [name for name, count in asdict(pruned).items() if count] == [kind]
+    assert not Completion.objects.exists()
+    assert not UsageHour.objects.exists()
+
+
 def test_prune_is_recorded_if_anything_went(alice, history, keep) -> None:
     keep(30)
     last_turn(aged(history.say(alice, [("user", "one")], "two"), 31), 31)
@@ -203,7 +221,7 @@ def test_days_that_cannot_be_kept_stop_the_start(days, words) -> None:
 @pytest.mark.django_db(transaction=True)
 def test_a_server_folds_and_prunes_by_itself(alice, history, keep, monkeypatch) -> None:
     keep(30)
-    last_turn(aged(history.say(alice, [("user", "one")], "two"), 31), 31)
+    last_turn(aged(history.say(alice, [("user", MARK)], "two"), 31), 31)
     done = threading.Event()
     monkeypatch.setattr(upkeep, "FOLD_EVERY_S", 0.01)
     monkeypatch.setattr(upkeep.logger, "info", lambda *args: done.set())
@@ -215,6 +233,87 @@ def test_a_server_folds_and_prunes_by_itself(alice, history, keep, monkeypatch) 
         keeper.stop()
     assert UsageHour.objects.count() == 1
     assert not Message.objects.exists()
+    if not ON_POSTGRES:
+        assert not files_with_mark()
+
+
+# ---- every text ----------------------------------------------------------------------------------
+
+
+def test_every_column_that_may_hold_a_text_is_known_to_the_tests_of_erasing(alice, history) -> None:
+    """Who adds a column that clients' or owners' words may come into has `marked` fill it, and
+    erasing take it away; any other one is named in `HOLD_NO_TEXT`."""
+    everything_said_by(alice, history)
+    everything_about(alice)
+    filled, known = set(places_of(MARK)), columns()
+    assert not {name for name, words_fit in known.items() if words_fit} - filled - HOLD_NO_TEXT
+    assert not HOLD_NO_TEXT - set(known)
+    assert not HOLD_NO_TEXT & filled
+
+
+def test_pruning_leaves_no_text_in_any_column_of_any_table(alice, history, keep) -> None:
+    keep(30)
+    everything_said_by(alice, history)
+    Completion.objects.update(created_at=timezone.now() - 31 * DAY)
+    Conversation.objects.update(updated_at=timezone.now() - 31 * DAY)
+    prune(limits_now())
+    assert places_of(MARK) == []
+    assert Completion.objects.exclude(erased_at=None).count() == 5
+
+
+@pytest.mark.skipif(not ON_POSTGRES, reason="SQLite's statistics are counts")
+def test_the_planners_samples_hold_no_text(alice, history) -> None:
+    """They are renewed now and then, and until then they keep what is erased."""
+    everything_said_by(alice, history)
+    everything_about(alice)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+        cursor.execute(
+            "SELECT tablename, attname FROM pg_stats WHERE pg_stats::text LIKE %s", [f"%{MARK}%"]
+        )
+        assert cursor.fetchall() == []
+        cursor.execute("SELECT count(*) FROM pg_stats WHERE tablename = 'conversations_message'")
+        assert cursor.fetchone()[0] > 5
+
+
+def test_a_label_goes_with_the_last_text_that_had_it(alice, history) -> None:
+    for words in ("one", "two"):
+        row = history.say(alice, [("user", words)], "answer")
+        review = Review.objects.create(conversation=row.conversation, reviewer=alice)
+        review.labels.add(*(Label.objects.get_or_create(name=n)[0] for n in ("both", words)))
+    Label.objects.create(name="for later")
+    conversation_erase(row.conversation_id)
+    assert set(Label.objects.values_list("name", flat=True)) == {"both", "one", "for later"}
+    completion_erase(Completion.objects.get(erased_at=None).pk)
+    assert set(Label.objects.values_list("name", flat=True)) == {"for later"}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_pruning_that_fails_is_tried_again_with_the_next_folding(keep, monkeypatch) -> None:
+    keep(30)
+    tries = threading.Semaphore(0)
+
+    def fail(*args, **options):
+        tries.release()
+        raise OperationalError("the database is away")
+
+    monkeypatch.setattr(upkeep, "FOLD_EVERY_S", 0.01)
+    monkeypatch.setattr(upkeep, "prune", fail)
+    keeper = upkeep.Upkeep()
+    keeper.start()
+    try:
+        assert all(tries.acquire(timeout=20) for _ in range(2))
+    finally:
+        keeper.stop()
+
+
+# ---- the files -----------------------------------------------------------------------------------
+
+
+def files_with_mark() -> list[Path]:
+    """SQLite's file and those beside it, if they have the mark anywhere."""
+    path = Path(connection.settings_dict["NAME"])
+    return [f for f in path.parent.glob(f"{path.name}*") if MARK.encode() in f.read_bytes()]
 
 
 # ---- a user --------------------------------------------------------------------------------------
@@ -228,12 +327,28 @@ def test_the_database_file_holds_nothing_of_an_erased_user(alice, history) -> No
     draft = history.start(alice, prompt="question")
     completions_flush({draft: ((f"{MARK} draft",), 1)})
     history.finish(draft, "answer")
-    path = Path(connection.settings_dict["NAME"])
-    files = [path, path.with_name(f"{path.name}-wal")]
-    assert any(MARK.encode() in file.read_bytes() for file in files)
+    assert files_with_mark()
     run("erase_user", "alice", "--yes")
-    for file in path.parent.glob(f"{path.name}*"):
-        assert MARK.encode() not in file.read_bytes(), file
+    assert not files_with_mark()
+
+
+@on_sqlite
+@pytest.mark.django_db(transaction=True)
+def test_what_was_moved_in_the_file_before_it_was_pruned_is_gone_after_a_vacuum(
+    alice, bob, history, keep
+) -> None:
+    """Rows that grow move to other pages, and leave in the old ones what nobody overwrites."""
+    keep(30)
+    running = [history.start((alice, bob)[n % 10 > 0], prompt="question") for n in range(160)]
+    completions_flush(dict.fromkeys(running, ((f"{MARK} draft" * 20,), 1)))
+    for pk in running:
+        history.finish(pk, "answer" * 300)
+    rows = Completion.objects.filter(user=alice)
+    rows.update(created_at=timezone.now() - 31 * DAY)
+    run("prune")
+    assert files_with_mark()
+    run("prune", "--vacuum")
+    assert not files_with_mark()
 
 
 @on_sqlite
@@ -276,22 +391,8 @@ def test_erase_user_asks_first(alice, history, monkeypatch) -> None:
 
 
 def test_deactivated_user_has_no_key_no_name_and_no_address(alice, history) -> None:
-    key, _ = accounts.key_create(user=alice, name=f"{MARK}'s laptop")
-    alice.email, alice.first_name, alice.last_name = f"{MARK}@example.org", MARK, MARK
-    alice.save()
-    history.say(alice, [("user", MARK)], MARK, api_key_id=key.pk)
-    boss = User.objects.create_superuser("boss")
-    invitation, _ = links.invitation_create(created_by=boss, note=f"for {MARK}")
-    Invitation.objects.update(used_by=alice, used_at=timezone.now())
-    for row, name in ((key, key.name), (key, str(key)), (invitation, f"for {MARK}")):
-        LogEntry.objects.create(
-            user=boss,
-            content_type=ContentType.objects.get_for_model(row),
-            object_id=str(row.pk),
-            object_repr=name,
-            action_flag=ADDITION,
-            change_message=f"In place of {MARK}." if row == key else "",
-        )
+    everything_about(alice)
+    history.say(alice, [("user", MARK)], MARK, api_key_id=ApiKey.objects.get().pk)
     said = run("erase_user", "alice", "--yes", "--deactivate", "--no-vacuum")
     assert "1 keys are revoked" in said
     alice.refresh_from_db()

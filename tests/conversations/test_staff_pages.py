@@ -325,7 +325,7 @@ def test_completions_are_erased_and_running_ones_refused(officer, alice, history
     running = history.start(alice, prompt="running")
     body = act(officer, COMPLETIONS, "erase_selected", plain, running, confirmed="yes")
     assert "1 erased" in body
-    assert "still running" in body
+    assert "still being answered" in body
     assert Completion.objects.get(erased_at=None).pk == running
     # What was refused was not done, and is not in the log.
     assert [target for _, target, _ in events()] == [Completion.objects.get(pk=plain).public_id]

@@ -9,15 +9,18 @@ from django.db import connections
 
 from accounts.models import User
 from accounts.services import key_create
+from conversations.processes.journal import journal
 from llmapi.adapters import adapters_restore
+from llmapi.backends.echo import EchoBackend
 from llmapi.backends.link import launch_thread
 from llmapi.backends.local import LocalBackend
 from llmapi.engine.config import EngineConfig
-from llmapi.executors import admission, database
+from llmapi.executors import admission, database, disk
 from llmapi.running import running
 from llmapi.services import models
 from tests.door.client import Client
 from tests.door.standin import StandIn, backend_on
+from tests.door.world import World
 from tests.engine import tiny
 
 
@@ -71,6 +74,7 @@ def served(backends, transactional_db):
     running.reset()
     yield models
     models._backends = []
+    journal.close()  # whatever a slow machine has left in it is no other test's
     close_connections()
 
 
@@ -78,6 +82,7 @@ def close_connections():
     # The threads hold connections to the test database, which is emptied or dropped next.
     admission.close()
     database.close()
+    disk.close()
     # So does the thread on which asgiref runs the tests' own queries.
     SyncToAsync.single_thread_executor.submit(connections.close_all).result()
 
@@ -146,3 +151,13 @@ def staff(transactional_db) -> Client:
     boss = User.objects.create_user("boss", is_staff=True)
     boss.user_permissions.set(Permission.objects.filter(content_type__model="adapter"))
     return Client(key_create(user=boss)[1])
+
+
+@pytest.fixture
+def world(transactional_db):
+    """The askers of the matrix, with the echo behind the door."""
+    running.reset()
+    models.start([EchoBackend()], lambda line: None)
+    yield World()
+    models.stop()
+    close_connections()

@@ -69,6 +69,8 @@ class StandIn:
         self.may_load.set()
         self.holds = False
         """Whether answers stop after their first word, until `finish`."""
+        self.is_wedged = False
+        """Whether it lives and says nothing more of what it is asked."""
         self.under_way: list[GenerateRequest] = []
         self._connection: Connection | None = None
         self._sending = threading.Lock()
@@ -93,6 +95,8 @@ class StandIn:
             connection.close()
 
     def take(self, message: Inbound, adapters: set[str]) -> None:
+        if self.is_wedged:
+            return
         match message:
             case LoadAdapter(name, path):
                 assert self.may_load.wait(30)
@@ -144,8 +148,10 @@ class StandIn:
         return [m.name for m in self.heard[life] if isinstance(m, LoadAdapter)]
 
 
-def backend_on(engine: StandIn, adapters: dict[str, str] | None = None) -> LocalBackend:
+def backend_on(
+    engine: StandIn, adapters: dict[str, str] | None = None, **options: Any
+) -> LocalBackend:
     config = EngineConfig(
         "base", "cache", served_name="base", adapters=tuple((adapters or {}).items())
     )
-    return LocalBackend(config, launch=engine.launch)
+    return LocalBackend(config, launch=engine.launch, **options)

@@ -15,38 +15,6 @@ async def make(client, *items, **fields):
     return f"{CONVERSATIONS}/{answer.json()['id']}"
 
 
-REFUSED_ITEMS = [
-    ({"type": "function_call", "name": "f"}, "items[0].type", "unsupported_parameter"),
-    ({"type": "reasoning", "summary": []}, "items[0].type", "unsupported_parameter"),
-    ({"type": "item_reference", "id": "x"}, "items[0].type", "unsupported_parameter"),
-    ({**USER, "role": "tool"}, "items[0].role", None),
-    ({"role": "user"}, "items[0].content", None),
-    ({**USER, "content": []}, "items[0].content", None),
-    ({**USER, "content": "a\0b"}, "items[0].content", None),
-    ({**USER, "content": [{"type": "input_image"}]}, "items[0].content[0]", None),
-    ({**USER, "content": [{"type": "input_file"}]}, "items[0].content[0]", None),
-    (
-        {**USER, "content": [{"type": "input_text", "text": "x", "colour": 1}]},
-        "items[0].content[0]",
-        None,
-    ),
-    ({**USER, "phase": "commentary"}, "items[0].phase", "unsupported_parameter"),
-    ({**USER, "name": "x"}, "items[0].name", "unknown_parameter"),
-    ("Hello", "items[0]", None),
-    (None, "items[0]", None),
-]
-
-
-async def test_what_is_no_text_message_is_refused_by_name(asker):
-    for item, param, code in REFUSED_ITEMS:
-        conversation = await make(asker)
-        for path in (CONVERSATIONS, f"{conversation}/items"):
-            answer = await asker.post(path, {"items": [item]})
-            assert answer.status == 400, answer.body
-            assert (answer.error["param"], answer.error["code"]) == (param, code)
-        assert await Message.objects.acount() == 0
-
-
 async def test_more_than_twenty_items_none_and_unknown_fields_are_refused(asker):
     conversation = await make(asker, *[USER] * 20)
     for path in (CONVERSATIONS, f"{conversation}/items"):

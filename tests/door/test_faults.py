@@ -13,6 +13,7 @@ from conversations.models import Completion
 from llmapi.backends.link import launch_thread
 from llmapi.backends.local import LocalBackend
 from llmapi.engine.config import EngineConfig
+from llmapi.engine.runner import Runner
 from llmapi.running import running
 from tests.door.client import Client
 from tests.door.test_history import first_texts, row_after_the_end
@@ -64,17 +65,6 @@ async def test_while_no_engine_is_there_requests_are_a_503_that_says_when_to_com
     assert await Completion.objects.acount() == 1
 
 
-async def test_a_full_server_refuses_at_once(client, settings):
-    settings.LLMAPI = settings.LLMAPI.model_copy(update={"max_pending": 2})
-    async with client.stream(CHAT, LONG) as one, client.stream(CHAT, LONG) as two:
-        await one.start()
-        await two.start()
-        answer = await client.post(CHAT, LONG)
-        assert (answer.status, answer.error["code"]) == (503, "overloaded")
-        assert 1 <= int(answer.headers["retry-after"]) <= 120
-    assert await Completion.objects.acount() == 2
-
-
 async def test_draining_lets_streams_finish_and_refuses_new_requests(client):
     async with client.stream(CHAT, {**LONG, "max_tokens": 300}) as call:
         await call.start()
@@ -121,6 +111,31 @@ async def test_one_requests_failure_is_its_own(client, backends, monkeypatch):
         "completed",
         "failed",
     ]
+
+
+async def test_a_forward_pass_that_fails_ends_its_batch_with_a_clear_error_and_the_engine_goes_on(
+    client, backends, monkeypatch
+):
+    handle = backends[1].link.handle
+    async with client.stream(CHAT, LONG) as one, client.stream(CHAT, LONG) as two:
+        ids = [(await first_texts(call, 3))[0] for call in (one, two)]
+        with monkeypatch.context() as broken:
+            broken.setattr(Runner, "forward", on_fire)
+            ends = [[event async for event in call.events()][-2:] for call in (one, two)]
+    for public_id, (error, done) in zip(ids, ends, strict=True):
+        assert (error["error"]["code"], done) == ("generation_failed", "[DONE]")
+        assert "try again" in error["error"]["message"]
+        row = await row_after_the_end(public_id)
+        assert row.status == "failed"
+        assert row.completion_tokens >= 3
+        assert row.error == error["error"]["message"]
+    assert (await Client().get("/ready")).status == 200
+    assert (await client.post(CHAT, {**LONG, "max_tokens": 2})).status == 200
+    assert backends[1].link.handle is handle, "no engine was started"
+
+
+def on_fire(*args):
+    raise RuntimeError("the device is on fire")
 
 
 def test_an_engine_that_cannot_be_started_is_tried_again(tmp_path, reciter_directory):

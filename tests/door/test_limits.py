@@ -1,7 +1,7 @@
 """What the limits of users and keys let through the door, and what they say when they do not."""
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 import redis as redis_client
@@ -125,6 +125,7 @@ async def test_refusal_says_which_limit_and_when_to_come_again(echo, new_client)
     assert refused.error["type"] == "requests"
     assert refused.error["code"] == "rate_limit_exceeded"
     assert "this API key on requests per minute: limit 2, used 2" in refused.error["message"]
+    assert refused.headers["x-llmapi-limit"] == "requests_per_minute; whose=key; limit=2; used=2"
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert refused.headers["x-ratelimit-remaining-requests"] == "0"
     assert refused.headers["x-ratelimit-remaining-tokens"] == "996", "2 and 2 were used"
@@ -148,6 +149,7 @@ async def test_limits_of_a_user_hold_for_all_of_its_keys_together(counted, user,
     assert await statuses(calls) == [200] * 6 + [429] * 6
     refused = await clients[0].post(CHAT, hello())
     assert "this account on requests per minute" in refused.error["message"]
+    assert "whose=account; limit=6; used=6" in refused.headers["x-llmapi-limit"]
 
 
 async def test_defaults_of_the_server_hold_for_users_without_limits_and_for_anonymous(
@@ -173,6 +175,8 @@ async def test_requests_at_once(counted, new_client):
         refused = await client.post(CHAT, hello())
         assert (refused.status, refused.headers["retry-after"]) == (429, "1")
         assert "requests at once" in refused.error["message"]
+        told = "concurrent_requests; whose=key; limit=2; used=2"
+        assert refused.headers["x-llmapi-limit"] == told
     await ended(2)  # both clients left
     assert (await client.post(CHAT, hello())).status == 200
 
@@ -184,6 +188,8 @@ async def test_tokens_are_reserved_before_and_settled_after(counted, new_client)
         refused = await client.post(CHAT, hello(1, max_tokens=100))
         assert (refused.status, refused.error["type"]) == (429, "tokens")
         assert "limit 1000, used 900, requested 101" in refused.error["message"]
+        told = "tokens_per_minute; whose=key; limit=1000; used=900; asked=101"
+        assert refused.headers["x-llmapi-limit"] == told
         assert refused.headers["x-ratelimit-remaining-tokens"] == "100"
         _ = [event async for event in call.events()]
     assert (await left(client.api_key))["key"].tokens == await ended(1) == 200
@@ -233,6 +239,12 @@ async def test_budget_counts_what_the_database_has_of_this_month_and_what_runs(
         refused = await client.post(CHAT, hello(1, max_tokens=10))
         assert (refused.status, refused.error["code"]) == (429, "rate_limit_exceeded")
         assert "200 tokens are left, 200 of them reserved" in refused.error["message"]
+        told = "token_budget; whose=key; limit=300; used=100; asked=11; reserved=200; until="
+        assert refused.headers["x-llmapi-limit"].startswith(told)
+        ends = datetime.fromtimestamp(
+            int(refused.headers["x-llmapi-limit"].rpartition("=")[2]), start.tzinfo
+        )
+        assert (ends.day, ends.hour, (ends - start).days in (28, 29, 30, 31)) == (1, 0, True)
         assert 1 <= int(refused.headers["retry-after"]) <= 120
     spent = 100 + await ended(4) - 2100
     tally = (await left(client.api_key))["key"]
@@ -398,12 +410,44 @@ async def test_refused_model_is_named_with_those_of_the_key_and_costs_nothing(ec
         answer = await client.post(CHAT, body)
         assert answer.status == 403
         assert (answer.error["code"], answer.error["param"]) == ("permission_denied", "model")
-        assert "it may use law, zh" in answer.error["message"]
+        assert "(law, zh), none is served" in answer.error["message"]
         assert answer.headers["x-ratelimit-remaining-requests"] == "5"
     assert await Completion.objects.acount() == 0
     answer = await client.post(EMBEDDINGS, {"input": "a"})
     assert (answer.status, answer.error["param"]) == (403, None)
     assert "it is for chat, completions" in answer.error["message"]
+
+
+async def test_key_whose_models_are_not_served_is_told_so(echo, new_client):
+    client = await sync_to_async(new_client)(allowed_models=["law", "zh"])
+    none = "Of the models that this API key may use (law, zh), none is served at present."
+    listed = (await client.get("/v1/models")).json()
+    assert (listed["data"], listed["object"]) == ([], "list")
+    assert listed["llmapi"]["note"].startswith(none)
+    for body, status in ((hello(), 403), (hello(model="echo"), 403), (hello(model="law"), 404)):
+        answer = await client.post(CHAT, body)
+        assert (answer.status, answer.error["param"]) == (status, "model")
+        assert none in answer.error["message"]
+        assert "Served:" not in answer.error["message"], "what it may not use is no help"
+    answer = await client.get("/v1/models/law")
+    assert (answer.status, answer.error["code"]) == (404, "model_not_found")
+    assert none in answer.error["message"]
+    one = await sync_to_async(new_client)(allowed_models=["law", "gpt-4"])
+    assert "llmapi" not in (await one.get("/v1/models")).json()
+    answer = await one.post(CHAT, hello(model="echo"))
+    assert answer.error["message"].endswith("'echo'; it may use law, gpt-4.")
+
+
+async def test_nothing_is_listed_while_the_model_is_loading_and_the_list_says_so(
+    echo, new_client, monkeypatch
+):
+    monkeypatch.setattr(EchoBackend, "cards", [])
+    monkeypatch.setattr(EchoBackend, "unavailable", "The model is still loading.")
+    for allowed in ([], ["law"]):
+        client = await sync_to_async(new_client)(allowed_models=allowed)
+        listed = (await client.get("/v1/models")).json()
+        assert listed["data"] == []
+        assert listed["llmapi"]["note"] == "The model is still loading."
 
 
 async def test_stream_of_a_key_that_is_revoked_meanwhile_goes_on_to_its_end(echo, new_client):

@@ -5,10 +5,13 @@ import re
 
 import pytest
 from django.test import Client as Browser
-from django.utils import timezone
+from django.utils import timezone, translation
+from django.utils.translation import gettext
 
 from accounts.models import ApiKey, User
 from accounts.services import PLAYGROUND_KEYS, playground_key_create
+from llmapi.playground.fields import FIELDS
+from llmapi.playground.words import words
 from llmapi.services import models
 from tests.door.client import Client
 
@@ -69,7 +72,7 @@ def test_of_many_keys_the_newest_few_go_on_working(alice) -> None:
 
 
 def test_who_asks_for_too_many_keys_is_told_when_to_come_again(alice, monkeypatch) -> None:
-    monkeypatch.setattr("accounts.services.PLAYGROUND_KEYS_MADE", 1)
+    monkeypatch.setattr("accounts.services.playground_keys.PLAYGROUND_KEYS_MADE", 1)
     assert alice.post(KEY).status_code == 200
     refused = alice.post(KEY)
     assert (refused.status_code, ApiKey.objects.count()) == (429, 1)
@@ -86,6 +89,27 @@ def test_every_model_is_offered_with_what_it_answers_with(alice, monkeypatch) ->
     assert set(offered["random"]["defaults"]) == defaults
     assert offered["gpt-4"]["defaults"] == offered["random"]["defaults"]
     assert offered["random"]["defaults"]["max_tokens"] == 512
+
+
+@pytest.mark.parametrize("language", ["en", "zh-hans"])
+def test_limits_are_told_in_the_words_of_the_page(language) -> None:
+    with translation.override(language):
+        said = words()
+        label = next(str(field.label) for field in FIELDS if field.name == "max_tokens")
+        new_chat = gettext("New chat").lower()
+    for kind in ("limit_too_large", "limit_budget"):
+        assert label in said[kind]
+        assert new_chat in said[kind]
+    for kind, sentence in said.items():
+        if kind.startswith("limit"):
+            assert "max_tokens" not in sentence
+            assert "API" not in sentence
+
+
+def test_code_is_shown_with_the_operators_address(alice, settings) -> None:
+    assert config_of(alice.get("/playground/"))["base_url"] == "http://testserver/v1"
+    settings.LLMAPI = settings.LLMAPI.model_copy(update={"public_url": "https://llm.example.org"})
+    assert config_of(alice.get("/playground/"))["base_url"] == "https://llm.example.org/v1"
 
 
 async def test_a_conversation_comes_as_it_is_to_be_sent_again(client, user) -> None:

@@ -215,45 +215,6 @@ async def test_without_times_it_is_the_last_seven_days(keys):
     assert len(hours["data"]) == 24
 
 
-BAD_QUESTIONS = [
-    ("start_time=yesterday", "start_time"),
-    ("start_time=-1", "start_time"),
-    ("start_time=1e9", "start_time"),
-    ("start_time=1_0", "start_time"),
-    ("start_time=%D9%A1", "start_time"),
-    ("start_time=99999999999999999999", "start_time"),
-    ("end_time=99999999999", "end_time"),
-    ("end_time=", "end_time"),
-    ("start_time=1000&end_time=1000", "start_time"),
-    ("start_time=1&start_time=2", "start_time"),
-    ("start_time[]=1", "start_time[]"),
-    ("bucket_width=1m", "bucket_width"),
-    ("limit=0", "limit"),
-    ("limit=32", "limit"),
-    ("bucket_width=1h&limit=169", "limit"),
-    ("limit=true", "limit"),
-    ("group_by=project_id", "group_by"),
-    ("group_by=model,kind", "group_by"),
-    ("page=2", "page"),
-    ("page=page_1", "page"),
-    ("page=page_99999999999", "page"),
-    ("models=%00", "models"),
-    ("api_key_ids=%00", "api_key_ids"),
-    ("&".join(["models=a"] * 101), "models"),
-    ("model=tiny", "model"),
-    ("%00=1", "\0"),
-]
-
-
-async def test_bad_questions_are_400s_that_name_the_parameter(keys):
-    alice = client_of(keys, "one")
-    for query, param in BAD_QUESTIONS:
-        answer = await alice.get(f"/v1/usage?{query}")
-        assert answer.status == 400, (query, answer.body)
-        assert answer.error["param"] == param, query
-        assert answer.error["type"] == "invalid_request_error"
-
-
 async def test_whoever_sends_no_key_has_no_usage(keys, settings):
     assert (await Client().get("/v1/usage")).status == 401
     settings.LLMAPI = settings.LLMAPI.model_copy(update={"allow_anonymous": True})

@@ -237,6 +237,19 @@ def _raise(*args: object) -> None:
     raise RuntimeError("the device is on fire")
 
 
+def test_a_device_that_stays_broken_ends_the_engine_rather_than_every_request_to_come(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a fault of CUDA's: nothing works any more in that process. The web process starts
+    another."""
+    engine.add(ask("a", some_prompt(1, 20), max_tokens=9))
+    engine.step()
+    monkeypatch.setattr(engine.runner.network, "forward", _raise)
+    monkeypatch.setattr(engine.runner.cache, "scrub", _raise)
+    with pytest.raises(RuntimeError, match="on fire"):
+        engine.step()
+
+
 def test_an_exception_in_one_request_ends_that_request_alone(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,19 +1,14 @@
 """Servers for the tests, on the database that TEST_DATABASE names (see tests/environment.py)."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file, save_file
 
-from tests.engine import tiny
 from tests.environment import ON_POSTGRES, POSTGRES_URL
 from tests.serve.history import Databases, History
 from tests.serve.server import ServerUnderTest
-
-CONTEXT_LENGTH = 16384
-"""So that a stream of the tiny model can outlast what a test does meanwhile."""
+from tests.serve.servers import Servers, unique_name, write_nonsense
 
 NewServer = Callable[..., ServerUnderTest]
 
@@ -21,19 +16,12 @@ NewServer = Callable[..., ServerUnderTest]
 @pytest.fixture(scope="session")
 def model_directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model that writes nonsense, and never ends by itself when it is greedy."""
-    directory = tmp_path_factory.mktemp("models") / "nonsense"
-    tiny.write_random(directory, max_position_embeddings=CONTEXT_LENGTH)
-    weights = load_file(directory / "model.safetensors")
-    # Logits of 0 for what ends a text: some other of 400 tokens always has more.
-    weights["lm_head.weight"][: len(tiny.SPECIAL)] = 0
-    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    return directory
+    return write_nonsense(tmp_path_factory.mktemp("models") / "nonsense")
 
 
 @pytest.fixture(scope="session")
 def databases() -> Iterator[Databases]:
-    url = POSTGRES_URL if ON_POSTGRES else None
-    made = Databases(url, f"test_llmapi_serve_{os.getpid()}_{os.urandom(3).hex()}")
+    made = Databases(POSTGRES_URL if ON_POSTGRES else None, unique_name("serve"))
     try:
         yield made
     finally:
@@ -42,23 +30,14 @@ def databases() -> Iterator[Databases]:
 
 def server_maker(
     databases: Databases, model: Path, folder: Callable[[], Path]
-) -> Iterator[NewServer]:
+) -> Iterator[Servers]:
     """A function that makes servers; all are ended, and their logs shown if the test failed."""
-    made: list[ServerUnderTest] = []
-
-    def make(var_dir: Path | None = None, **options: object) -> ServerUnderTest:
-        options.setdefault("model", model)
-        if "database_url" not in options:
-            options["database_url"] = databases.new()
-        server = ServerUnderTest(var_dir or folder() / "var", **options)
-        made.append(server)
-        return server
-
+    servers = Servers(databases, model, folder)
     try:
-        yield make
+        yield servers
     finally:
-        for server in made:
-            server.end()
+        servers.end()
+        for server in servers.made:
             print(server.log)
 
 
@@ -99,6 +78,26 @@ def key(server: ServerUnderTest) -> str:
 @pytest.fixture(scope="session")
 def history(server: ServerUnderTest) -> History:
     return History(server.var_dir, server.database_url)
+
+
+@pytest.fixture(scope="session")
+def echo(
+    databases: Databases, model_directory: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerUnderTest]:
+    """One server without a model, for what asks the web process alone."""
+    makers = server_maker(databases, model_directory, lambda: tmp_path_factory.mktemp("echo"))
+    made = next(makers)(model=None, LLMAPI_ENGINE="echo")
+    try:
+        made.start()
+        made.wait_ready()
+        yield made
+    finally:
+        makers.close()
+
+
+@pytest.fixture(scope="session")
+def echo_key(echo: ServerUnderTest) -> str:
+    return echo.new_key()
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,7 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
 MANAGE = (str(PROJECT_DIR / "manage.py"),)
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
+METRICS_TOKEN = "what-prometheus-sends-in-tests"
 SERVES = re.compile(r"^llmapi serves .+ at (http://\S+) \(", re.MULTILINE)
 OURS = (
     *("LLMAPI_", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ALLOWED_HOSTS", "DEBUG"),
@@ -87,6 +88,7 @@ class ServerUnderTest:
             "LLMAPI_ENV_FILE": os.environ["LLMAPI_ENV_FILE"],
             "LLMAPI_THREADS": "1",
             "LLMAPI_KV_CACHE_TOKENS": "32768",
+            "LLMAPI_METRICS_TOKEN": METRICS_TOKEN,
         }
         if self.database_url is not None:
             ours["DATABASE_URL"] = self.database_url
@@ -177,6 +179,12 @@ class ServerUnderTest:
     def ready_status(self) -> int:
         return httpx.get(f"{self.url}/ready", timeout=10).status_code
 
+    def metrics(self) -> str:
+        headers = {"Authorization": f"Bearer {self.environment['LLMAPI_METRICS_TOKEN']}"}
+        answer = httpx.get(f"{self.url}/metrics", headers=headers, timeout=10)
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
     @property
     def engine_pid(self) -> int | None:
         """The engine process, once it has told its name to the kernel."""
@@ -212,9 +220,20 @@ class ServerUnderTest:
 
     def kill_web_alone(self) -> None:
         """SIGKILL for the web process; its engine must then end by itself."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait_killed()
+
+    def kill_engine(self) -> None:
+        """SIGKILL for the engine; the web process must then start another."""
+        engine = self.engine_pid
+        assert engine is not None, "it has no engine"
+        os.kill(engine, signal.SIGKILL)
+
+    def wait_killed(self, timeout_s: float = 60.0) -> None:
+        """For one that kills its own web process: until that is dead, and its engine has ended."""
         pid = self.pid
-        os.kill(pid, signal.SIGKILL)
         # Not reaped before the group is empty, so that nobody else can get the group's number.
+        until(lambda: is_zombie(pid), lambda: f"it kills itself\n{self.log}", timeout_s)
         until(
             lambda: group_members(pid) <= {pid},
             "the engine of a killed web process ends",
@@ -231,6 +250,11 @@ class ServerUnderTest:
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
         self.process = None
+
+
+def is_zombie(pid: int) -> bool:
+    """Whether a child of ours is dead and not reaped yet."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
 
 
 def group_members(group: int) -> set[int]:

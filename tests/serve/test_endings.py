@@ -10,7 +10,7 @@ import pytest
 
 from tests.serve.asking import CHAT, bearer, chat, post, streaming
 from tests.serve.history import History
-from tests.serve.server import until
+from tests.serve.server import group_members, until
 
 ENDLESS = chat(16000)
 """Takes the tiny model far longer than any of these tests."""
@@ -26,6 +26,7 @@ def all_servers(module_servers):
         "draining": module_servers(),
         "impatient": module_servers(LLMAPI_SHUTDOWN_TIMEOUT_S="0.3"),
         "hurried": module_servers(),
+        "watchful": module_servers(LLMAPI_ENGINE_TIMEOUT_S="3"),
     }
     for server in servers.values():
         server.start()
@@ -140,3 +141,19 @@ def test_an_engine_killed_in_mid_stream_is_an_error_event_and_is_started_again(
     assert row.status == "interrupted"
     assert row.texts[0].startswith(stream.text)
     assert "engine" in row.error
+
+
+def test_an_engine_that_stops_and_does_not_die_is_killed_and_started_again(ending):
+    server, key, history = ending("watchful")
+    engine = server.engine_pid
+    with streaming(server.url, key, ENDLESS) as stream:
+        os.kill(engine, signal.SIGSTOP)
+        stream.read()
+    assert stream.error["code"] == "engine_lost"
+    row = history.completion(stream.id)
+    assert (row.status, row.texts[0]) == ("interrupted", stream.text)
+    until(lambda: server.ready_status() == 200, "it is ready again", 60)
+    assert server.engine_pid not in (None, engine)
+    assert engine not in group_members(server.pid)
+    assert post(server.url, key, CHAT, chat(2)).status_code == 200
+    assert server.stop() == 0

@@ -2,24 +2,18 @@
 
 import contextlib
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
-from tests.serve.server import PROJECT_DIR, until
+from tests.serve.bare import bare_server
+from tests.serve.server import until
 
 PIECE = 64 * 1024
 
-# No Django: what is tried is between an ASGI application and the socket.
 APPLICATION = f"""
-import daphne.server  # installs the reactor
-import llmapi.server
-from llmapi.server import DoorServer, bind
-
 sent = 0
 
 async def application(scope, receive, send):
@@ -31,31 +25,22 @@ async def application(scope, receive, send):
     while sent < 2000:
         sent += 1
         await send({{"type": "http.response.body", "body": b"x" * {PIECE}, "more_body": True}})
-        if scope["path"] == "/stalled":
-            llmapi.server.STALLED_AFTER_S = 0.5
         if scope["path"] == "/broken" and sent >= 3:
             raise OSError("in the middle")
     await send({{"type": "http.response.body"}})
-
-listener = bind("127.0.0.1", 0)
-print(listener.getsockname()[1], flush=True)
-DoorServer(application, listener, 1.0).run()
 """
 
 
 @pytest.fixture
 def url() -> Iterator[str]:
-    command = [sys.executable, "-c", APPLICATION]
-    with subprocess.Popen(
-        command, cwd=PROJECT_DIR, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    ) as server:
-        assert server.stdout is not None
-        port = int(server.stdout.readline())
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait(timeout=20)
+    with bare_server(APPLICATION) as server:
+        yield server.url
+
+
+@pytest.fixture
+def impatient_url() -> Iterator[str]:
+    with bare_server(APPLICATION, stalled_timeout_s=0.5) as server:
+        yield server.url
 
 
 def sent(url: str) -> int:
@@ -87,12 +72,12 @@ def test_an_answer_that_fails_in_the_middle_is_not_taken_for_whole(url) -> None:
     assert sent(url) == 4
 
 
-def test_who_reads_nothing_of_a_large_answer_is_broken_off(url) -> None:
-    host, _, port = url.removeprefix("http://").partition(":")
+def test_who_reads_nothing_of_a_large_answer_is_broken_off(impatient_url) -> None:
+    host, _, port = impatient_url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port))) as reader:
-        reader.sendall(f"GET /stalled HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        reader.sendall(f"GET /all HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         # Nobody waits for room any more.
-        until(lambda: sent(url) == 2000, "the end of the application")
+        until(lambda: sent(impatient_url) == 2000, "the end of the application")
         got = 0
         with contextlib.suppress(ConnectionResetError):
             while piece := reader.recv(1 << 20):

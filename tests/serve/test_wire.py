@@ -19,22 +19,12 @@ from tests.serve.asking import (
     request_bytes,
     streaming,
 )
+from tests.serve.raw import connect
 from tests.serve.server import until
-
-
-def connect(url: str) -> socket.socket:
-    address = urlsplit(url)
-    return socket.create_connection((address.hostname, address.port), timeout=30)
 
 
 def as_bytes(body: dict) -> bytes:
     return json.dumps(body).encode()
-
-
-def read_answer(sock: socket.socket) -> tuple[int, bytes]:
-    response = http.client.HTTPResponse(sock)
-    response.begin()
-    return response.status, response.read()
 
 
 def test_a_long_prompt_is_answered(server, key):
@@ -74,20 +64,20 @@ def test_a_body_in_chunks_without_content_length_is_read(server, key):
 def test_a_slow_upload_is_waited_for_and_keeps_nobody_waiting(server, key):
     body = as_bytes(chat(3, "slowly " * 300))
     whole = request_bytes(server.url, CHAT, key, body)
-    with closing(connect(server.url)) as sock:
+    with connect(server.url) as connection:
         for start in range(0, len(whole), 1000):
             # Between two pieces others are served.
             assert post(server.url, key, CHAT, chat(1)).status_code == 200
-            sock.sendall(whole[start : start + 1000])
-        status, answer = read_answer(sock)
-    assert status == 200, answer
+            connection.send(whole[start : start + 1000])
+        answer = connection.read_answer()
+    assert answer.status == 200, answer.body
 
 
 def test_a_body_that_never_ends_leaves_no_row_and_no_harm(server, key, history):
     before = len(history.read().completions)
     whole = request_bytes(server.url, CHAT, key, as_bytes(chat(3)))
-    with closing(connect(server.url)) as sock:
-        sock.sendall(whole[:-5])
+    with connect(server.url) as connection:
+        connection.send(whole[:-5])
     assert post(server.url, key, CHAT, chat(1)).status_code == 200
     assert len(history.read().completions) == before + 1
 
@@ -123,54 +113,28 @@ def test_pipelined_requests_are_answered_in_their_order(server, key):
         request_bytes(server.url, CHAT, key, as_bytes(chat(2))),
         request_bytes(server.url, "/v1/models", key, b"", method="GET"),
     ]
-    with closing(connect(server.url)) as sock:
-        sock.sendall(b"".join(requests))
-        answers = read_pipelined(sock, len(requests))
-    assert [status for status, _ in answers] == [200, 200, 200, 200]
-    streamed, health, whole, models = (content for _, content in answers)
+    with connect(server.url) as connection:
+        connection.send(b"".join(requests))
+        answers = [connection.read_answer() for _ in requests]
+    assert [answer.status for answer in answers] == [200, 200, 200, 200]
+    streamed, health, whole, models = (answer.body for answer in answers)
     assert streamed.endswith(b"data: [DONE]\n\n")
     assert json.loads(health) == {"status": "ok"}
     assert json.loads(whole)["object"] == "chat.completion"
     assert json.loads(models)["object"] == "list"
 
 
-def read_pipelined(sock: socket.socket, count: int) -> list[tuple[int, bytes]]:
-    """Answers that share one buffer; `HTTPResponse` closes its file after each."""
-
-    class Shared:
-        def __init__(self, file):
-            self.file = file
-
-        def makefile(self, *_):
-            return self
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def close(self):
-            """The next answer needs it."""
-
-        def flush(self):
-            """`HTTPResponse` calls it when it closes."""
-
-    with sock.makefile("rb") as file:
-        return [read_answer(Shared(file)) for _ in range(count)]
-
-
 def test_a_client_that_reads_late_gets_every_event(server, key, history):
     # More than the kernel takes: most of it waits in the server until the client reads.
     body = chat(700, stream=True, n=8, logprobs=True, top_logprobs=20)
     before = len(history.read().completions)
-    with closing(socket.socket()) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        address = urlsplit(server.url)
-        sock.settimeout(30)
-        sock.connect((address.hostname, address.port))
-        sock.sendall(request_bytes(server.url, CHAT, key, as_bytes(body)))
+    with connect(server.url, receive_buffer=4096) as connection:
+        connection.send(request_bytes(server.url, CHAT, key, as_bytes(body)))
         until(lambda: ended(history.read().completions[before:]), "the row ends")
         assert post(server.url, key, CHAT, chat(1)).status_code == 200
-        status, answer = read_answer(sock)
-    assert status == 200
+        whole = connection.read_answer()
+    assert whole.status == 200
+    answer = whole.body
     assert len(answer) > 5_000_000
     assert answer.endswith(b"data: [DONE]\n\n")
     events = [json.loads(event[6:]) for event in answer.split(b"\n\n")[:-2]]
@@ -184,13 +148,13 @@ def ended(completions) -> bool:
 
 def test_a_client_that_breaks_off_in_mid_stream_is_kept_as_cancelled(server, key, history):
     body = as_bytes(chat(16000, "Cut me", stream=True))
-    with closing(connect(server.url)) as sock:
-        sock.sendall(request_bytes(server.url, CHAT, key, body))
+    with connect(server.url) as connection:
+        connection.send(request_bytes(server.url, CHAT, key, body))
         received = b""
         while received.count(b'"content":"') < 10:
-            received += sock.recv(4096)
+            received += connection.sock.recv(4096)
         # No goodbye: the kernel answers the next byte with a reset.
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     public_id = received.partition(b'"id":"')[2].partition(b'"')[0].decode()
     row = until(
         lambda: next(

@@ -12,6 +12,7 @@ from django.utils import timezone
 from accounts import services
 from accounts.management.database import failing_as
 from accounts.models import ApiKey, BudgetPeriod, Scope
+from accounts.offered import configured_models, unknown_among
 
 LimitName = Literal[
     "requests_per_minute", "tokens_per_minute", "concurrent_requests", "token_budget"
@@ -93,6 +94,12 @@ class Command(BaseCommand):
             self.stderr.write(f"User {username!r} is not active, so the key is refused for now.")
         if scope == [Scope.ADMIN] and not user.is_staff:
             self.stderr.write(f"User {username!r} is not staff, so the key opens nothing for now.")
+        served = configured_models() if model else []
+        if not_served := unknown_among(model, served):
+            self.stderr.write(
+                f"With these settings the server serves {', '.join(served)}: the key cannot use "
+                f"{', '.join(not_served)} until it is served too."
+            )
         for namesake in namesakes:
             self.stderr.write(f"There is another key of this name, {namesake.masked}.")
         settings = connection.settings_dict

@@ -48,7 +48,7 @@ class Command(BaseCommand):
             f"Good for one account, until {invitation.expires_at:%Y-%m-%d %H:%M %Z}. "
             "The link is shown this once:"
         )
-        self.stdout.write(links.own_address() + path)
+        self.stdout.write(links.link(path))
 
 
 def inviting(username: str | None) -> User:

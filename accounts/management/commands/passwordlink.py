@@ -28,7 +28,8 @@ class Command(BaseCommand):
             raise CommandError(" ".join(error.messages)) from error
         days = settings.PASSWORD_RESET_TIMEOUT // (24 * 3600)
         self.stderr.write(
-            f"By this link {username!r} sets a password, once, within {days} days. "
+            f"By this link {username!r} sets a password, once, within {days} days; older links "
+            "are void. "
             "Whoever has it can do so: hand it over in person, or by a channel that you trust."
         )
         if not settings.LLMAPI.public_url:
@@ -36,4 +37,4 @@ class Command(BaseCommand):
                 "If users reach the server at another address than this link's (behind a proxy, or "
                 "with --port), set LLMAPI_PUBLIC_URL."
             )
-        self.stdout.write(links.own_address() + path)
+        self.stdout.write(links.link(path))

@@ -8,7 +8,9 @@ from accounts import audit
 from accounts.management.database import failing_as
 from accounts.models import AuditEvent, User
 from accounts.services import user_retire
-from conversations.retention.erasing import file_rewrite, user_erase
+from conversations.processes.journal import folder, journals_replay
+from conversations.retention.erasing import user_erase
+from conversations.retention.traces import LOG_IN_USE, file_rewrite
 
 
 class Command(BaseCommand):
@@ -48,6 +50,7 @@ class Command(BaseCommand):
             if not yes:
                 self.confirm(user, deactivate)
             keys = user_retire(user) if deactivate else 0  # First: it says nothing more after this.
+            journals_replay(folder())  # What a server left there may be this user's.
             conversations, completions = user_erase(user.pk)
             detail = {"conversations": conversations, "completions": completions}
             if deactivate:
@@ -60,10 +63,7 @@ class Command(BaseCommand):
             if deactivate:
                 self.stdout.write(f"{username!r} is deactivated; {keys} keys are revoked.")
             if not no_vacuum and not file_rewrite():
-                self.stderr.write(
-                    "Somebody reads the database, so its write-ahead log still holds old pages; "
-                    "it is overwritten in time. Run the command again to be sure."
-                )
+                self.stderr.write(LOG_IN_USE)
 
     def confirm(self, user: User, deactivate: bool) -> None:
         what = "and the user deactivated " if deactivate else ""

@@ -1,6 +1,7 @@
 """`manage.py serve`: everything that a server needs, from an empty directory to a ready model."""
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -23,15 +24,19 @@ from redis import RedisError
 
 from accounts.limits.limiter import limiter
 from accounts.limits.shared import SharedStore
+from accounts.logs import log_what_nobody_catches
 from accounts.services import first_staff_create
 from conversations.processes.lockfile import LockFile
 from conversations.processes.registration import ProcessRegistration
 from llmapi.adapters import adapters_restore
 from llmapi.backends.base import BackendFailed
 from llmapi.configured import configured_backends
-from llmapi.executors import admission, database
+from llmapi.executors import admission, database, disk
+from llmapi.readings import watched
 from llmapi.running import running
 from llmapi.services import models
+
+logger = logging.getLogger(__name__)
 
 FLAGS: dict[str, dict[str, Any]] = {
     "base_model": {"metavar": "MODEL"},
@@ -74,6 +79,7 @@ class Command(BaseCommand):
 
         # Imported late: daphne installs Twisted's reactor, which other commands do not want.
         from llmapi.server import DoorServer, bind
+        from llmapi.wire.bounds import Bounds
 
         try:
             listener = bind(options.host, options.port)
@@ -82,6 +88,7 @@ class Command(BaseCommand):
                 f"Cannot listen on {options.host}:{options.port}: {error.strerror}. "
                 "Choose others with --host and --port, or LLMAPI_HOST and LLMAPI_PORT."
             ) from error
+        log_what_nobody_catches()
         self.host, self.allow_anonymous = options.host, options.allow_anonymous
         self.url = url_of(options.host, listener.getsockname()[1])
 
@@ -90,10 +97,13 @@ class Command(BaseCommand):
         registration = ProcessRegistration()
         registration.start()
         running.process_id = registration.process_id
+        watched.registration = registration
         limiter.open(self.shared_limits(options.redis_url))
         connections.close_all()
 
-        server = DoorServer(get_default_application(), listener, options.shutdown_timeout_s)
+        server = DoorServer(
+            get_default_application(), listener, Bounds.of(options), options.shutdown_timeout_s
+        )
         server.take_ctrl_c()  # before there is a process to end
         try:
             models.start(backends, self.report, options.model_aliases)
@@ -111,6 +121,7 @@ class Command(BaseCommand):
             models.stop()
             admission.close()
             database.close()
+            disk.close()
             limiter.close()
             registration.stop()
         if self.failed:
@@ -196,6 +207,9 @@ class Command(BaseCommand):
 
     def report(self, line: str) -> None:
         """Progress goes to stderr, as it comes."""
+        if settings.LLMAPI.log_format == "json":
+            logger.info(line)
+            return
         self.stderr.write(f"llmapi: {line}", style_func=str)
         self.stderr.flush()
 

@@ -230,9 +230,9 @@ export class Chat {
   // ---- what went wrong ----
 
   #explain(refusal) {
-    const { kind, said, param, waitS } = refusal;
+    const { kind, said, param, facts } = refusal;
     const isServers = said && !["signed_out", "old_page"].includes(kind);
-    this.#say(kind, "bad", { seconds: waitS }, isServers ? said : "");
+    this.#say(kind, "bad", this.parts.written(facts), isServers ? said : "");
     this.parameters.pointAt(param);
   }
 

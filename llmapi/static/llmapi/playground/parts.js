@@ -13,12 +13,19 @@ export class Parts {
     this.icons = icons;
     this.words = words;
     this.numbers = new Intl.NumberFormat(document.documentElement.lang, { maximumFractionDigits: 1 });
+    this.times = new Intl.DateTimeFormat(document.documentElement.lang, { dateStyle: "medium", timeStyle: "short" });
     this.seconds = new Intl.NumberFormat(document.documentElement.lang, { maximumFractionDigits: 2 });
   }
 
   // The sentence of that name, with its {names} filled in.
   say(name, values = {}) {
     return this.words[name].replaceAll(/\{(\w+)\}/g, (_, key) => values[key]);
+  }
+
+  // Numbers as the reader writes them; `until`, in Unix seconds, as a time.
+  written({ until, ...facts }) {
+    const values = Object.entries(facts).map(([name, value]) => [name, this.numbers.format(value)]);
+    return { ...Object.fromEntries(values), until: until && this.times.format(until * 1000) };
   }
 
   icon(name) {

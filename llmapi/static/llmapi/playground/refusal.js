@@ -1,9 +1,11 @@
-// Why there is no answer, or no whole one. `kind` names a sentence of the page's words; `message` is the
-// server's own, in English; `param` the field that it names; `waitS` how long to wait, in seconds.
+import { limitOf } from "./limit.js";
+
+// Why there is no answer, or no whole one. `kind` names a sentence of the page's words, `facts` fill it in;
+// `said` is the server's own, in English; `param` the field that it is about.
 export class Refusal extends Error {
-  constructor(kind, { status = 0, message = "", param = null, waitS = null } = {}) {
+  constructor(kind, { status = 0, message = "", param = null, facts = {} } = {}) {
     super(message || kind);
-    Object.assign(this, { kind, status, param, waitS, said: message });
+    Object.assign(this, { kind, status, param, facts, said: message });
   }
 }
 
@@ -19,16 +21,16 @@ export async function refusalOf(answer) {
   } catch {
     // A proxy's page, or nothing: the status must do.
   }
-  const wait = Number.parseInt(answer.headers.get("Retry-After") ?? "", 10);
-  const waitS = Number.isNaN(wait) ? null : wait;
+  if (answer.status === 429) {
+    const { kind, ...rest } = limitOf(answer.headers);
+    return new Refusal(kind, { status: answer.status, ...rest });
+  }
   const { message, param } = error;
-  return new Refusal(kindOf(answer.status, error.code, waitS), { status: answer.status, message, param, waitS });
+  return new Refusal(kindOf(answer.status), { status: answer.status, message, param });
 }
 
-function kindOf(status, code, waitS) {
+function kindOf(status) {
   if (status === 401) return "key_refused";
-  if (status === 429 && code === "insufficient_quota") return "quota";
-  if (status === 429) return waitS === null ? "limited" : "limited_wait";
   if (status === 502 || status === 503 || status === 504) return "unavailable";
   return status >= 500 ? "failed" : "wrong";
 }

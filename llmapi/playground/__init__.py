@@ -1,0 +1,1 @@
+"""The playground: a page that chats with the model through the API."""

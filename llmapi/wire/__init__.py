@@ -1,0 +1,1 @@
+"""Beneath the application: connections, their bytes, and what clients may do with them."""

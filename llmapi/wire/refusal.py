@@ -1,0 +1,32 @@
+"""Errors of requests that no application has seen, as bytes."""
+
+import logging
+from http import HTTPStatus
+
+from llmapi.errors import ApiError, envelope
+from llmapi.middleware import new_request_id
+from llmapi.sse import encode_json
+
+logger = logging.getLogger(__name__)
+
+
+def refusal(error: ApiError, took_s: float) -> bytes:
+    """A whole HTTP answer, after which the connection is closed."""
+    request_id = new_request_id()
+    body = encode_json(envelope(error)) + b"\n"
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+        "x-request-id": request_id,
+        "openai-processing-ms": str(round(took_s * 1000)),
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "same-origin",
+        "server": "llmapi",
+        **error.headers,
+    }
+    status = HTTPStatus(error.status_code)
+    lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
+    lines += [f"{name}: {value}" for name, value in headers.items()]
+    logger.info("%s %d refused before it was read: %s", request_id, status, error.code)
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
