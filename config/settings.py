@@ -44,7 +44,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "conversations.middleware.ExportsMiddleware",
+    "conversations.exports.middleware.ExportsMiddleware",
 ]
 
 ROOT_URLCONF = "config.urls"
