@@ -14,7 +14,8 @@ from llmapi.engine.messages import BATCH_SIZES, Figures, LogLine, StepOutput
 from llmapi.engine.worker import Inbox, Outbox, OutboxLog, serve
 
 
-def test_the_sums_are_what_the_steps_computed(engine: Engine) -> None:
+def test_the_sums_are_what_the_steps_computed(tiny_dir: Path) -> None:
+    engine = make_engine(tiny_dir, step_tokens=256)
     requests = [ask(f"r{i}", some_prompt(i, 20), max_tokens=8) for i in range(5)]
     told = drive(engine, *requests, embed("e", some_prompt(9, 30)))
     figures = engine.figures()
