@@ -3,8 +3,9 @@
 import logging
 from http import HTTPStatus
 
+from llmapi import metrics
 from llmapi.errors import ApiError, envelope
-from llmapi.middleware import new_request_id
+from llmapi.request_ids import new_request_id
 from llmapi.sse import encode_json
 
 logger = logging.getLogger(__name__)
@@ -18,6 +19,7 @@ def refusal(error: ApiError, took_s: float) -> bytes:
         "content-type": "application/json",
         "content-length": str(len(body)),
         "connection": "close",
+        "cache-control": "no-store",
         "x-request-id": request_id,
         "openai-processing-ms": str(round(took_s * 1000)),
         "x-content-type-options": "nosniff",
@@ -28,5 +30,14 @@ def refusal(error: ApiError, took_s: float) -> bytes:
     status = HTTPStatus(error.status_code)
     lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    logger.info("%s %d refused before it was read: %s", request_id, status, error.code)
+    metrics.error_sent(error.status_code, error.code, error.error_type)
+    logger.info(
+        "A request was refused before it was read: %d %s",
+        error.status_code,
+        error.code,
+        extra={
+            "request_id": request_id,
+            "facts": {"status": error.status_code, "outcome": "refused", "code": error.code},
+        },
+    )
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body

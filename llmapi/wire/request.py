@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from llmapi.errors import ApiError, InternalError, envelope
-from llmapi.middleware import new_request_id
+from llmapi.request_ids import new_request_id
 from llmapi.sse import encode_json
 from llmapi.wire.bodies import Body
 from llmapi.wire.head import StrictHead
