@@ -108,6 +108,13 @@ class ServerSettings(BaseSettings):
     threads: int | None = Field(None, ge=1, le=1024, description="CPU threads of the engine.")
     max_batch: int = Field(32, ge=1, le=4096, description="Sequences that decode together.")
     step_tokens: int = Field(512, ge=16, le=65536, description="Tokens of one forward pass.")
+    fair_stretch: float = Field(
+        1.75,
+        ge=1,
+        le=1000,
+        description="Beside others, the user who wants least waits so many times as long for each "
+        "token as alone. More: more tokens a second in all, and less for who asks for little.",
+    )
     kv_cache_tokens: int | None = Field(
         None, ge=64, description="Size of the key/value cache. Default: from free memory."
     )

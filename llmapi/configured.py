@@ -92,6 +92,7 @@ def engine_config(options: Any) -> EngineConfig:
         threads=options.threads,
         max_batch=options.max_batch,
         step_tokens=options.step_tokens,
+        fair_stretch=options.fair_stretch,
         kv_cache_tokens=options.kv_cache_tokens,
         context_length=options.context_length,
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from prometheus_client import ProcessCollector
@@ -28,6 +28,9 @@ from llmapi.metrics import cumulated, registry
 from llmapi.pending import pending
 from llmapi.running import running
 from llmapi.services import models
+
+if TYPE_CHECKING:  # with it comes Twisted, which only a server wants
+    from llmapi.wire.connections import Connections
 
 PACKAGES = ("Django", "daphne", "torch", "transformers")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -102,6 +105,7 @@ class Watched:
     """What `serve` makes, and tests mostly do without."""
 
     registration: ProcessRegistration | None = None
+    connections: "Connections | None" = None
 
 
 watched = Watched()
@@ -122,6 +126,7 @@ class ServerReadings(Collector):
             "LLMAPI_MAX_PENDING: past it, 503.",
             settings.LLMAPI.max_pending,
         )
+        yield from connections_read(watched.connections)
         yield GaugeMetricFamily(
             "llmapi_draining",
             "1: the server was told to end, and refuses new requests.",
@@ -149,7 +154,31 @@ class ServerReadings(Collector):
         )
 
 
-def gauge_if(name: str, about: str, value: bool | None) -> GaugeMetricFamily:
+def connections_read(connections: "Connections | None") -> Iterable[Metric]:
+    """What clients take of this process by their connections alone."""
+    yield gauge_if(
+        "llmapi_connections",
+        "Open connections, idle ones among them.",
+        len(connections) if connections is not None else None,
+    )
+    yield gauge_if(
+        "llmapi_connections_limit",
+        "Past it, idle connections are closed for new ones, or new ones get 503.",
+        connections.most if connections is not None else None,
+    )
+    yield gauge_if(
+        "llmapi_bodies_bytes",
+        "Request bodies that are being received, or wait to be accepted (LLMAPI_MAX_BODIES_BYTES).",
+        connections.bodies.held if connections is not None else None,
+    )
+    yield gauge_if(
+        "llmapi_unread_bytes",
+        "What waits for clients that read too slowly, a second ago (LLMAPI_MAX_UNREAD_BYTES).",
+        connections.unread if connections is not None else None,
+    )
+
+
+def gauge_if(name: str, about: str, value: float | None) -> GaugeMetricFamily:
     """One that has no figure where there is nothing to look at."""
     family = GaugeMetricFamily(name, about)
     if value is not None:

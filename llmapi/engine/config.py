@@ -62,6 +62,10 @@ class EngineConfig:
     """How many times as long as decoding alone a step may take, so that a prompt gets on beside
     running answers; None: as long as `step_tokens` make it."""
 
+    fair_stretch: float = 1.75
+    """How many times as long as alone a step may take for the user who wants least, because of what
+    others want."""
+
     kv_cache_tokens: int | None = None
     """Positions that the key/value cache holds for all sequences together; None: from free
     memory."""

@@ -114,7 +114,7 @@ def load(config: EngineConfig, report: Report = lambda progress: None) -> Loaded
         context_length=context,
         max_batch=config.max_batch,
         step_tokens=config.step_tokens,
-        pace=Pace(config.prompt_stretch) if config.prompt_stretch else None,
+        pace=pace_of(config),
     )
     info = ModelInfo(
         name=source.name,
@@ -187,6 +187,12 @@ def _check_gpus(config: EngineConfig, devices: list[torch.device]) -> None:
             "--load_in_8bit and --load_in_4bit need bitsandbytes on a GPU: install it with "
             "'pip install bitsandbytes'."
         )
+
+
+def pace_of(config: EngineConfig) -> Pace | None:
+    if config.prompt_stretch is None:
+        return None
+    return Pace(config.prompt_stretch, others=config.fair_stretch)
 
 
 def _check_room(

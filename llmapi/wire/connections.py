@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Callable
 
-from llmapi import metrics
 from llmapi.errors import ServerUnavailable
 from llmapi.wire.bodies import Bodies
 from llmapi.wire.bounds import Bounds
@@ -23,6 +22,8 @@ class Connections:
         self.bounds = bounds
         self.bodies = Bodies(bounds.max_body_bytes, bounds.max_bodies_bytes)
         self.most = bounds.connections
+        self.unread = 0
+        """Bytes that wait for all clients, when they were last looked at."""
         self._clock = clock
         self._channels: dict[DoorChannel, None] = {}  # a set that keeps its order
 
@@ -43,11 +44,9 @@ class Connections:
                 )
             )
         self._channels[channel] = None
-        metrics.connections.set(len(self))
 
     def remove(self, channel: DoorChannel) -> None:
         self._channels.pop(channel, None)
-        metrics.connections.set(len(self))
 
     def _close_an_idle_one(self) -> bool:
         now = self._clock()
@@ -71,7 +70,8 @@ class Connections:
     def _cut_the_fattest(self) -> None:
         """No stream may have more waiting for its client than is left for all others."""
         unread = {c: c.transport.unread for c in self._channels if c.transport.unread}
-        room = self.bounds.max_unread_bytes - sum(unread.values())
+        self.unread = sum(unread.values())
+        room = self.bounds.max_unread_bytes - self.unread
         streams = [channel for channel in unread if channel.phase is Phase.ANSWER]
         for channel in sorted(streams, key=unread.__getitem__, reverse=True):
             if unread[channel] <= room:

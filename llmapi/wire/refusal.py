@@ -19,6 +19,7 @@ def refusal(error: ApiError, took_s: float) -> bytes:
         "content-type": "application/json",
         "content-length": str(len(body)),
         "connection": "close",
+        "cache-control": "no-store",
         "x-request-id": request_id,
         "openai-processing-ms": str(round(took_s * 1000)),
         "x-content-type-options": "nosniff",

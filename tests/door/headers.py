@@ -20,4 +20,6 @@ def lacking(answer: Answer, *, is_door: bool = False, is_file: bool = False) -> 
         lacks.append("content-security-policy")
     if not is_file and not answer.headers.get("x-request-id", "").startswith("req_"):
         lacks.append("x-request-id")
+    if not is_file and not answer.headers.get("openai-processing-ms", "").isdecimal():
+        lacks.append("openai-processing-ms")
     return lacks

@@ -17,7 +17,7 @@ def test_the_check_sees_what_is_not_there() -> None:
     bare = Answer(200, {"content-type": "text/html"}, b"")
     assert lacking(bare) == [
         *("x-content-type-options", "referrer-policy", "x-frame-options"),
-        *("content-security-policy", "x-request-id"),
+        *("content-security-policy", "x-request-id", "openai-processing-ms"),
     ]
     weak = {"content-security-policy": "default-src *"}
     assert "content-security-policy" in lacking(Answer(200, weak, b""))

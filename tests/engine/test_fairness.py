@@ -38,10 +38,11 @@ class Machine:
     cost: Cost
     now: float = 0.0
     options: dict[str, int] = field(default_factory=dict)
+    others: float = 1.75
 
     def __post_init__(self) -> None:
         options = {"blocks": 4096, "max_batch": 32, "step_tokens": 512} | self.options
-        self.pace = Pace(2.25, clock=lambda: self.now)
+        self.pace = Pace(2.25, others=self.others, clock=lambda: self.now)
         self.scheduler: Scheduler = scheduler(pace=self.pace, **options)
 
     def step(self) -> tuple[Step, list[Sequence]]:
@@ -150,6 +151,15 @@ def test_the_greedy_one_goes_on_meanwhile() -> None:
         pass
     rate = (crowd.tokens - before) / (crowd.machine.now - began)
     assert rate > 100  # alone it has 280 tokens a second
+
+
+def test_an_operator_may_want_tokens_above_all() -> None:
+    machine = Machine(small_cpu, others=1000.0)
+    machine.scheduler.add(sequence("modest", max_tokens=200))
+    for _ in range(20):
+        machine.scheduler.add(sequence("greedy", max_tokens=200))
+    rows = [machine.step()[0].rows for _ in range(150)]
+    assert rows[-100:] == [21] * 100
 
 
 def test_users_who_want_the_same_lose_nothing_by_sharing() -> None:

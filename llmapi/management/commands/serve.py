@@ -104,6 +104,7 @@ class Command(BaseCommand):
         server = DoorServer(
             get_default_application(), listener, Bounds.of(options), options.shutdown_timeout_s
         )
+        watched.connections = server.open
         server.take_ctrl_c()  # before there is a process to end
         try:
             models.start(backends, self.report, options.model_aliases)
