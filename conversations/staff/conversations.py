@@ -72,7 +72,6 @@ class ConversationAdmin(ReviewedAdmin, ErasedConversations, ExportedAdmin):
         UserFilter,
         KeyFilter,
         ModelFilter,
-        OverCompletions,
         StatusFilter,
         "updated_at",
         ScoreFilter,
