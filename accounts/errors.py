@@ -23,6 +23,8 @@ class ApiError(APIException):
     it, and clients that would try by themselves are told so."""
 
     headers: dict[str, str]
+    quotes: bool = False
+    """Whether the message may quote what a client sent, although the fault is the server's."""
 
     def __init__(
         self,
@@ -47,6 +49,11 @@ class ApiError(APIException):
             return {"Retry-After": str(self.retry_after_s)}
         is_retried = self.status_code in RETRIED or self.status_code >= 500
         return {"x-should-retry": "false"} if is_retried else {}
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether the message speaks of the server alone, and may stand in its log."""
+        return self.status_code >= 500 and not self.quotes
 
 
 class InvalidApiKey(ApiError):

@@ -22,7 +22,12 @@ SECRET_LENGTH = 32
 CHECKSUM_LENGTH = 6
 KEY_LENGTH = len(PREFIX) + PUBLIC_ID_LENGTH + SECRET_LENGTH + CHECKSUM_LENGTH
 
+LIKE_A_KEY = rf"\b{PREFIX}[0-9A-Za-z]{{{PUBLIC_ID_LENGTH}}}(?=[0-9A-Za-z]{{8}})"
+"""The beginning, with the public id, of what is a key or a mistyped one."""
+
 _FORMAT = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{KEY_LENGTH - len(PREFIX)}}}", re.ASCII)
+
+_ANYWHERE = re.compile(rf"({LIKE_A_KEY})[0-9A-Za-z]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,12 @@ def parse(text: str) -> ParsedKey | None:
     if not is_equal(text[-CHECKSUM_LENGTH:], checksum(text[:-CHECKSUM_LENGTH])):
         return None
     return ParsedKey(text)
+
+
+def without_keys(text: str) -> str:
+    """With every key in it cut off after its public id: for what may quote a client that put its
+    key into the wrong place."""
+    return _ANYWHERE.sub(r"\g<1>…", text)
 
 
 def checksum(body: str) -> str:

@@ -20,6 +20,10 @@ POLICY = {
     "base-uri": "'none'",
 }
 
+ALWAYS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "same-origin"}
+"""What else every answer has: of pages by Django's own middlewares, of what passes those by, by
+whoever answers."""
+
 
 def policy(**changes: str) -> str:
     """The header's value. `style_src="'self' 'unsafe-inline'"` changes one directive, for a page of
@@ -81,4 +85,5 @@ class PageLanguageMiddleware(LocaleMiddleware):
 
 def is_api(path: str) -> bool:
     """Whether programs ask there: they get JSON, in English."""
-    return f"{path}/".startswith(("/v1/", "/health/", "/ready/", "/openapi.json/"))
+    probes = ("/health/", "/ready/", "/metrics/")
+    return f"{path}/".startswith(("/v1/", *probes, "/openapi.json/"))

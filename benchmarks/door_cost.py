@@ -24,6 +24,7 @@ from benchmarks.model import model_directory
 from benchmarks.servers import Server, settings_from, started
 from llmapi.engine.messages import (
     Event,
+    Figures,
     Finish,
     FinishReason,
     GenerateRequest,
@@ -60,6 +61,10 @@ class Words:
 
     def abort(self, request_id: str) -> None:
         self.told.pop(request_id, None)
+
+    def figures(self) -> Figures:
+        told = len(self.told)
+        return Figures(told, 0, self.steps, 0.0, 0, 0, 0, (), 0, 0, 0, 0, 0, 0)
 
     def step(self) -> StepOutput:
         time.sleep(self.pause_s)

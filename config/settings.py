@@ -4,13 +4,13 @@ from typing import Any
 
 import dj_database_url
 
-from config import env
+from config import env, reading
 
-LLMAPI = env.load()
+LLMAPI = reading.load()
 BASE_DIR = env.PROJECT_DIR
 VAR_DIR = LLMAPI.var_dir
 
-SECRET_KEY = LLMAPI.secret_key or env.read_or_make_secret_key(VAR_DIR)
+SECRET_KEY = LLMAPI.secret_key or reading.read_or_make_secret_key(VAR_DIR)
 DEBUG = LLMAPI.debug
 ALLOWED_HOSTS = LLMAPI.allowed_hosts
 
@@ -34,6 +34,8 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "llmapi.middleware.RequestIdMiddleware",
     "django.middleware.security.SecurityMiddleware",
+    # Before all that may answer in place of a view.
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "accounts.middleware.ContentSecurityPolicyMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "accounts.middleware.PageLanguageMiddleware",
@@ -42,7 +44,6 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "conversations.middleware.ExportsMiddleware",
 ]
 
@@ -175,7 +176,8 @@ SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = LANGUAGE_COOKIE_SAMESITE = "Lax
 if LLMAPI.https:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
-    SECURE_REDIRECT_EXEMPT = [r"^health$", r"^ready$"]
+    # Asked on the machine itself, or in its network. /metrics takes no key so, only its own token.
+    SECURE_REDIRECT_EXEMPT = [r"^health$", r"^ready$", r"^metrics$"]
     SECURE_HSTS_SECONDS = 365 * 24 * 3600
     SECURE_HSTS_INCLUDE_SUBDOMAINS = True
     SECURE_HSTS_PRELOAD = True
@@ -189,11 +191,8 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {
-        "line": {
-            "class": "accounts.logs.LineFormatter",
-            "format": "{asctime} {levelname} {name}: {message}",
-            "style": "{",
-        }
+        "text": {"class": "accounts.logs.LineFormatter"},
+        "json": {"class": "accounts.logs.JsonFormatter"},
     },
     "filters": {
         # A probe that asks every second whether the server is ready is no error of the server's.
@@ -205,7 +204,7 @@ LOGGING = {
     "handlers": {
         "stderr": {
             "class": "logging.StreamHandler",
-            "formatter": "line",
+            "formatter": LLMAPI.log_format,
             "filters": ["not_503"],
         }
     },
@@ -214,6 +213,8 @@ LOGGING = {
         "llmapi": {"level": LLMAPI.log_level},
         "accounts": {"level": LLMAPI.log_level},
         "conversations": {"level": LLMAPI.log_level},
+        # With DEBUG, Django would write beside us, and as it likes.
+        "django": {"handlers": [], "level": "WARNING", "propagate": True},
         # Ours is the one line for a refused request; Django's would be a second.
         "django.request": {"level": "ERROR"},
         # A host that is not ours, a thousand fields: the answer says it, and a traceback for every

@@ -9,6 +9,7 @@ from django.http import Http404, HttpRequest, QueryDict
 from django.utils.datastructures import MultiValueDict
 from django.utils.http import parse_header_parameters
 
+from accounts.middleware import ALWAYS, HEADER, policy
 from llmapi.errors import ApiError, InvalidRequest, json_error
 
 UTF_8 = ("utf-8", "utf8")
@@ -64,5 +65,6 @@ class StaticFiles(ASGIStaticFilesHandler, StrictHandler):  # type: ignore[misc] 
 
     async def get_response_async(self, request: Any) -> Any:
         response = await super().get_response_async(request)
-        response["X-Content-Type-Options"] = "nosniff"
+        for name, value in {HEADER: policy(), **ALWAYS}.items():  # there are pages among them
+            response.headers.setdefault(name, value)
         return response

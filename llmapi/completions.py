@@ -28,6 +28,7 @@ from llmapi.errors import ServerUnavailable
 from llmapi.executors import admission
 from llmapi.flusher import flusher
 from llmapi.keeping import Keeping, past_of
+from llmapi.metrics import Pieces
 from llmapi.outcomes import Choice, Outcome
 from llmapi.replayer import NOT_ACCEPTED, replayer
 from llmapi.reservations import give_back, reserve
@@ -174,11 +175,13 @@ async def run_completion(
     """
     end = outcome.end(Status.FAILED)
     flusher.add(outcome.completion_pk, outcome)
+    pieces = Pieces()
     try:
         async with aclosing(models.stream(outcome.prepared)) as stream:
             async for events in stream:
                 for event in events:
                     outcome.add(event)
+                pieces.come()
                 await on_events(events)
         end = outcome.end(Status.COMPLETED, answer=outcome.kept(whole))
     except BaseException as error:

@@ -18,12 +18,13 @@ from channels.generic.http import AsyncHttpConsumer
 from django.conf import settings
 from django.core.exceptions import PermissionDenied
 
+from accounts import logs
 from accounts.errors import InvalidApiKey, LimitReached
 from accounts.limits.holders import holders_of
 from accounts.limits.limiter import limiter
 from accounts.models import ApiKey
 from conversations.idempotency import Answered
-from llmapi import sse
+from llmapi import metrics, sse
 from llmapi.asgi import StrictRequest
 from llmapi.bodies import RequestSerializer
 from llmapi.completions import Asker, accept, admit
@@ -37,13 +38,14 @@ from llmapi.errors import (
     as_api_error,
     envelope,
 )
+from llmapi.finished import Finished
 from llmapi.idempotency import REPLAYED, key_sent, use_of
 from llmapi.lanes import known_keys, lane_of_user
-from llmapi.middleware import new_request_id
 from llmapi.outcomes import Outcome
 from llmapi.parsers import parse_json
 from llmapi.pending import Ticket, pending
 from llmapi.replayer import replayer
+from llmapi.request_ids import ids_of_client, new_request_id
 from llmapi.running import running
 from llmapi.views import DoorView
 
@@ -77,7 +79,8 @@ class DoorConsumer(AsyncHttpConsumer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.request_id = new_request_id()
-        self.began = time.monotonic()
+        logs.request_id.set(self.request_id)  # of the task that this request alone has
+        self.began = self.asked_at = time.monotonic()
         self.body_bytes = 0
         self.task: asyncio.Task[None] | None = None
         self.asker: Asker | None = None
@@ -111,6 +114,7 @@ class DoorConsumer(AsyncHttpConsumer):
             self.start(self.answer_or_error())
 
     def start(self, work: Coroutine[Any, Any, None]) -> None:
+        self.asked_at = time.monotonic()
         self.task = running.start(work)
         self.task.add_done_callback(self.log)
 
@@ -244,25 +248,32 @@ class DoorConsumer(AsyncHttpConsumer):
         await self.send_whole(self.retold)
 
     def log(self, task: "asyncio.Task[None]") -> None:
-        """One line for each request, when it is over, without a word of what was said."""
-        took_ms = round((time.monotonic() - self.began) * 1000)
-        asker, outcome = self.asker, self.outcome
-        facts = [f"{took_ms} ms"]
-        if self.answered is not None:
-            facts.append(f"answer of {self.answered.completion_id}")
-        if outcome is not None:
-            facts.append(f"{outcome.prepared.prompt_tokens}+{outcome.completion_tokens} tokens")
-        if asker is not None:
-            key = "no key" if asker.api_key_id is None else f"key {asker.api_key_id}"
-            facts += [f"user {asker.user_id}", key]
-        logger.info(
-            "%s POST %s %s %s, %s",
+        """One line for each request, when it is over, and what is counted of it."""
+        finished = Finished(
             self.request_id,
-            self.scope["path"],
-            self.status or "-",
+            self.route,
+            self.status,
             self.ending(task),
-            ", ".join(facts),
+            time.monotonic() - self.began,
+            self.asked_at,
+            self.asker,
+            self.outcome,
+            self.answered,
+            ids_of_client(self.header),
         )
+        finished.log()
+        finished.count()
+
+    @property
+    def route(self) -> str:
+        path: str = self.scope["path"]
+        return path.removeprefix(self.scope.get("root_path", ""))
+
+    def header(self, name: str) -> str:
+        """The value of the first header of that name; empty if there is none."""
+        wanted = name.encode()
+        values = (value for key, value in self.scope["headers"] if key == wanted)
+        return next(values, b"").decode("latin-1")
 
     def ending(self, task: "asyncio.Task[None]") -> str:
         """How the request ended: as its row says; `replayed` if an earlier answer was sent again;
@@ -303,7 +314,8 @@ class DoorConsumer(AsyncHttpConsumer):
     async def send_error(self, error: ApiError) -> None:
         """The envelope: as a response, or as an event once a stream has begun."""
         if error.status_code >= 500 and not isinstance(error, Overloaded):
-            logger.warning("%s: %s", self.request_id, error.message)
+            logger.warning("%s", error)
+        metrics.error_sent(error.status_code, error.code, error.error_type)
         if self.status is not None:
             await self.send_body(sse.event(envelope(error)) + sse.DONE)
             return

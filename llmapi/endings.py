@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 
 from django.db import Error as DatabaseError
 from django.utils import timezone
@@ -12,6 +13,7 @@ from conversations.processes.journal import Ended, journal
 from conversations.services import ChoiceEnd, CompletionEnd, NewCompletion
 from llmapi.errors import ApiError, EngineLost, ServerUnavailable, as_api_error
 from llmapi.executors import database, disk
+from llmapi.metrics import end_write_s
 from llmapi.outcomes import Outcome
 from llmapi.replayer import NOT_ACCEPTED, replayer
 from llmapi.reservations import append_and_settle, finish_and_settle
@@ -28,12 +30,15 @@ DATABASE_HAS_S = 5.0
 async def finish(outcome: Outcome, end: CompletionEnd) -> None:
     """Write the end of a request; a caller that is cancelled meanwhile waits for it."""
     outcome.status = end.status
+    began = time.monotonic()
     writing = running.start_write(write_end(outcome, end))
     try:
         await asyncio.shield(writing)
     except asyncio.CancelledError:
         await asyncio.wait([writing])
         raise
+    finally:
+        end_write_s.observe(time.monotonic() - began)
 
 
 async def write_end(outcome: Outcome, end: CompletionEnd) -> None:
@@ -45,7 +50,7 @@ async def write_end(outcome: Outcome, end: CompletionEnd) -> None:
             await write_into_database(outcome, end)
         return
     except (TimeoutError, DatabaseError) as error:
-        why = str(error).strip() or f"no answer within {DATABASE_HAS_S:g} s"
+        why = error if str(error) else f"no answer within {DATABASE_HAS_S:g} s"
         logger.error("The end of %s goes into the journal: %s", outcome.public_id, why)
     ended = Ended(outcome.public_id, end)
     try:

@@ -3,6 +3,7 @@ exception."""
 
 import difflib
 import logging
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,9 @@ from rest_framework import exceptions as drf
 from rest_framework.response import Response
 
 from accounts.errors import ApiError, InvalidApiKey, PermissionRefused
+from accounts.keys import without_keys
 from accounts.pages import errors as pages
+from llmapi import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +163,7 @@ class TemplateFailed(ApiError):
     status_code = 500
     error_type = "server_error"
     code = "template_failed"
+    quotes = True
 
 
 class EngineLost(ApiError):
@@ -226,13 +230,15 @@ def as_api_error(exception: BaseException) -> ApiError:
 
 
 def envelope(error: ApiError) -> dict[str, Any]:
-    """OpenAI's error body; all four keys are always there."""
+    """OpenAI's error body; all four keys are always there. A key that the client put where none
+    belongs, in a path or for the name of a model, is not repeated: errors get into others' logs."""
     names_field = isinstance(error, InvalidRequest)
+    message = about(error.param, error.message) if names_field else error.message
     return {
         "error": {
-            "message": about(error.param, error.message) if names_field else error.message,
+            "message": without_keys(message),
             "type": error.error_type,
-            "param": error.param,
+            "param": None if error.param is None else without_keys(error.param),
             "code": error.code,
         }
     }
@@ -284,7 +290,9 @@ def first_problem(detail: Any, path: str = "") -> ApiError:
 
 def exception_handler(exception: Exception, context: Mapping[str, Any]) -> Response:
     """DRF's hook: the envelope, for every plain view."""
+    metrics.failed_in("views", exception)
     error = as_api_error(exception)
+    metrics.error_sent(error.status_code, error.code, error.error_type)
     return Response(
         envelope(error),
         status=error.status_code,
@@ -296,6 +304,7 @@ def exception_handler(exception: Exception, context: Mapping[str, Any]) -> Respo
 def json_error(exception: BaseException) -> JsonResponse:
     """The envelope as a Django response, for what fails outside DRF."""
     error = as_api_error(exception)
+    metrics.error_sent(error.status_code, error.code, error.error_type)
     return JsonResponse(envelope(error), status=error.status_code, headers=error.headers)
 
 
@@ -346,6 +355,7 @@ def what_instead_of(path: str) -> str:
 def overloaded(request: HttpRequest) -> HttpResponse:
     error = Overloaded("The server is busy with other requests.")
     if pages.wants_page(request):
+        metrics.error_sent(error.status_code, error.code)
         return pages.error_page(
             503, _("The server is busy"), _("Try again in a moment."), error.headers
         )
@@ -353,6 +363,7 @@ def overloaded(request: HttpRequest) -> HttpResponse:
 
 
 def server_error(request: HttpRequest) -> HttpResponse:
+    metrics.failed_in("views", sys.exception())
     if pages.wants_page(request):
         return pages.server_error_page()
     return json_error(InternalError("The server met an unexpected error. It has been logged."))

@@ -13,12 +13,14 @@ consumers on one thread.
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import ParamSpec, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, close_old_connections, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from conversations.storage.overdue import overdue
+from llmapi import metrics
 from llmapi.turns import Turns
 
 P = ParamSpec("P")
@@ -55,7 +57,10 @@ class Executor:
         """`function(*args, **kwargs)` on one of the threads."""
         pool = self._pool = self._pool or ThreadPoolExecutor(self.threads, self.name)
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(pool, lambda: self._call(function, *args, **kwargs))
+        context = copy_context()  # the id of the request, for the log
+        return await loop.run_in_executor(
+            pool, lambda: context.run(lambda: self._call(function, *args, **kwargs))
+        )
 
     def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         own = connections[DEFAULT_DB_ALIAS]
@@ -66,6 +71,9 @@ class Executor:
         try:
             with overdue.watched():
                 return function(*args, **kwargs)
+        except BaseException as error:
+            metrics.failed_in(self.name, error)
+            raise
         finally:
             close_old_connections()
 

@@ -1,23 +1,21 @@
 """What every answer of Django's side carries. The consumers set the same headers themselves."""
 
 import logging
-import secrets
 import time
 
 from django.http import HttpRequest, HttpResponseBase
 
+from accounts import logs
 from accounts.logs import path_to_log
 from accounts.middleware import QuickMiddleware
+from llmapi import metrics
 from llmapi.errors import InvalidRequest, bad_request
+from llmapi.request_ids import ids_of_client, new_request_id
 
 logger = logging.getLogger(__name__)
 
-PROBES = ("/health", "/ready")
-
-
-def new_request_id() -> str:
-    """The id of one request, in its answer's headers, its row and the log."""
-    return "req_" + secrets.token_hex(12)
+PROBES = ("/health", "/ready", "/metrics")
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
 
 class RequestIdMiddleware(QuickMiddleware):
@@ -26,6 +24,7 @@ class RequestIdMiddleware(QuickMiddleware):
 
     def process_request(self, request: HttpRequest) -> None:
         request.request_id = new_request_id()  # type: ignore[attr-defined]
+        logs.request_id.set(request.request_id)  # type: ignore[attr-defined]
         request.began = time.monotonic()  # type: ignore[attr-defined]
 
     def process_response(
@@ -37,16 +36,45 @@ class RequestIdMiddleware(QuickMiddleware):
         response["openai-processing-ms"] = str(took_ms)
         if request.path_info.startswith("/v1/"):
             response.headers.setdefault("Cache-Control", "no-store")
-        level = logging.DEBUG if request.path in PROBES else logging.INFO
+        path, route, ending = path_to_log(request.path), route_of(request), ending_of(response)
+        facts = {
+            "method": request.method,
+            "path": path,
+            "route": route,
+            "status": response.status_code,
+            "outcome": ending,
+            "duration_ms": took_ms,
+            **ids_of_client(lambda name: request.headers.get(name, "")),
+        }
         logger.log(
-            level,
-            "%s %s %r %d",
-            request_id,
+            logging.DEBUG if request.path in PROBES else logging.INFO,
+            "%s %r %d, %d ms",
             request.method,
-            path_to_log(request.path),
+            path,
             response.status_code,
+            took_ms,
+            extra={"request_id": request_id, "facts": facts},
         )
+        method = request.method if request.method in METHODS else "other"
+        status = metrics.status_class(response.status_code)
+        metrics.requests.labels(method, route, status, ending).inc()
+        metrics.request_s.labels(route).observe(took_ms / 1000)
         return response
+
+
+def ending_of(response: HttpResponseBase) -> str:
+    if response.status_code < 400:
+        return "completed"
+    return "failed" if response.status_code in (500, 501, 502) else "refused"
+
+
+def route_of(request: HttpRequest) -> str:
+    """Which pattern of the URLconf has answered, with a slash before it; `other`: none. Of the
+    admin, whose pages are many, the name alone."""
+    match = request.resolver_match
+    if match is None:
+        return "other"
+    return "/admin/" if match.route.startswith("admin/") else f"/{match.route}"
 
 
 class NoNulMiddleware(QuickMiddleware):

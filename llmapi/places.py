@@ -10,10 +10,12 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.utils import translation
 
-from accounts.middleware import ContentSecurityPolicyMiddleware, is_api
+from accounts.middleware import ALWAYS, ContentSecurityPolicyMiddleware, is_api
+from llmapi import metrics
 from llmapi.asgi import StrictRequest
 from llmapi.errors import overloaded
 from llmapi.middleware import RequestIdMiddleware
@@ -21,7 +23,7 @@ from llmapi.turns import Turns
 
 WAITING = 256
 LONGEST_WAIT_S = 10.0
-READY_AT_ONCE = 2
+FEW = 2
 
 
 class Full(Exception):
@@ -32,8 +34,11 @@ class Places:
     """So many at once; others wait in a line that is neither long nor slow. Owned by the event
     loop."""
 
-    def __init__(self, count: int, waiting: int = WAITING) -> None:
+    def __init__(self, count: int, waiting: int = WAITING, line: str = "views") -> None:
+        """`line`: what the metrics call it."""
         self._turns = Turns(count)
+        self._taken_now = metrics.views_in_flight.labels(line)
+        self._waiting_now = metrics.views_waiting.labels(line)
         self._waiting = 0
         self._most_waiting = waiting
 
@@ -42,6 +47,7 @@ class Places:
         if self._waiting >= self._most_waiting:
             raise Full
         self._waiting += 1
+        self._waiting_now.inc()
         try:
             async with asyncio.timeout(LONGEST_WAIT_S):
                 await self._turns.take(lane)
@@ -49,30 +55,33 @@ class Places:
             raise Full from error
         finally:
             self._waiting -= 1
+            self._waiting_now.dec()
+        self._taken_now.inc()
 
     def leave(self) -> None:
         self._turns.leave()
+        self._taken_now.dec()
 
 
 class Seated:
     """An application whose requests need a place until their answers begin: a long one that is
     read slowly keeps nobody waiting. (So it must hold no connection then.)
 
-    /health asks no database and needs none. /ready has a few of its own, so that it tells of the
-    server and not of the line.
+    /health asks no database and needs none. /ready and /metrics have a few of their own, so that
+    they tell of the server and not of the line.
     """
 
     def __init__(self, application: Any, count: int, waiting: int = WAITING) -> None:
         self.application = application
         self.views = Places(count, waiting)
-        self.ready = Places(READY_AT_ONCE, waiting)
+        self.own = {f"/{line}": Places(FEW, waiting, line) for line in ("ready", "metrics")}
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if path == "/health":
             await self.application(scope, receive, send)
             return
-        places = self.ready if path == "/ready" else self.views
+        places = self.own.get(path, self.views)
         try:
             await places.take(lane_of(scope))
         except Full:
@@ -119,7 +128,8 @@ async def refuse(scope: Any, send: Any) -> None:
         ContentSecurityPolicyMiddleware(in_its_language)
     )
     response: HttpResponse = answer(request)
-    response["X-Content-Type-Options"] = "nosniff"
+    for name, value in {**ALWAYS, "X-Frame-Options": settings.X_FRAME_OPTIONS}.items():
+        response[name] = value
     response["Content-Length"] = str(len(response.content))
     headers = [(name.lower().encode(), value.encode()) for name, value in response.items()]
     await send({"type": "http.response.start", "status": response.status_code, "headers": headers})

@@ -55,6 +55,11 @@ class ModelService:
         return next((reason for reason in reasons if reason), None)
 
     @property
+    def backends(self) -> Sequence[Backend]:
+        """The default first."""
+        return self._backends
+
+    @property
     def aliases(self) -> Mapping[str, str]:
         """Other names -> model ids."""
         return self._aliases

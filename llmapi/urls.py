@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from llmapi import adapter_views, views
+from llmapi import adapter_views, metrics_views, views
 from llmapi.history import chats, conversations
 from llmapi.playground import views as playground
 from llmapi.usage.views import UsageView
@@ -33,4 +33,5 @@ urlpatterns = [
     path("playground/key/", playground.new_key, name="playground_key"),
     path("health", views.HealthView.as_view()),
     path("ready", views.ReadyView.as_view()),
+    path("metrics", metrics_views.MetricsView.as_view()),
 ]

@@ -14,18 +14,22 @@ import redis
 class RedisServer:
     """Keeps nothing on the disk, so it is empty after each start."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, password: str = "") -> None:
+        """`password`: none is asked for by default."""
+        self.folder, self.password = folder, password
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
+        user = f":{password}@" if password else ""
+        self.url = f"redis://{user}127.0.0.1:{self.port}/0"
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         program = shutil.which("redis-server")
         assert program is not None
         arguments = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
+        if self.password:
+            arguments += ["--requirepass", self.password]
         self.process = subprocess.Popen(
             [program, *arguments, "--dir", str(self.folder)], stdout=subprocess.DEVNULL
         )

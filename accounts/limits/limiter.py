@@ -134,6 +134,11 @@ class Limiter:
         asked = claim("", 0, holders)
         return self._ask(lambda store: store.look(asked))[1]
 
+    @property
+    def shared_is_up(self) -> bool | None:
+        """Whether Redis answered when it was last asked; None: nobody counts there."""
+        return None if self._shared is None else not self._is_away
+
     # ---- Redis, or not --------------------------------------------------------------------------
 
     def _ask(self, question: Callable[[Store], T], otherwise: End | None = None) -> tuple[Store, T]:

@@ -117,12 +117,19 @@ class Journal:
         self._uuid = uuid4()
         self._file: JournalFile | None = None
         self._replayed_to = 0
+        self._lines = 0
+        """In the file, and not replayed."""
         self._not_on_disk: deque[Ended] = deque()
         """What the disk did not take either. Its clients know, and it is lost with the process."""
 
     def open(self, uuid: UUID) -> None:
         """Name the file, before it is needed."""
         self._uuid = uuid
+
+    @property
+    def length(self) -> int:
+        """So many ends wait here for the database."""
+        return self._lines + len(self._not_on_disk)
 
     @property
     def is_pending(self) -> bool:
@@ -136,6 +143,7 @@ class Journal:
                 if self._file is None:
                     self._file = self._opened()
                 self._file.append(ended.line)
+                self._lines += 1
             except OSError:
                 self._not_on_disk.append(ended)
                 raise
@@ -156,7 +164,8 @@ class Journal:
             if file is not None:
                 for line, place in file.lines(self._replayed_to, end):
                     line_replay(line, file.path.parent)
-                    self._replayed_to = place
+                    with self._writing:
+                        self._replayed_to, self._lines = place, self._lines - 1
             while self._not_on_disk:
                 put(self._not_on_disk[0])
                 self._not_on_disk.popleft()
@@ -169,7 +178,7 @@ class Journal:
         """Let go of the file; what is in it is for another process, or for the next start."""
         with self._writing:
             file, self._file = self._file, None
-            self._replayed_to = 0
+            self._replayed_to = self._lines = 0
             self._not_on_disk.clear()
             if file is not None:
                 file.let_go()
@@ -180,6 +189,14 @@ journal = Journal()
 
 def folder() -> Path:
     return Path(settings.VAR_DIR) / "journal"
+
+
+def set_aside_bytes() -> int:
+    """How much lies there for an operator to look at."""
+    try:
+        return (folder() / SET_ASIDE).stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def journals_replay(journals: Path) -> int:

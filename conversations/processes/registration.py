@@ -38,7 +38,8 @@ class ProcessRegistration:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="process-heartbeat", daemon=True)
         self._upkeep = Upkeep()
-        self._is_failing = False
+        self.is_failing = False
+        """Whether the last heartbeat could not be written."""
         self._sweep_from = time.monotonic()
 
     def start(self) -> None:
@@ -92,16 +93,16 @@ class ProcessRegistration:
                 self._beat_and_sweep()
         except Exception:
             # Whatever it was, a heartbeat that stops would have this process taken for dead.
-            if not self._is_failing:
+            if not self.is_failing:
                 logger.exception("heartbeat failed; it is tried again every second")
-                self._is_failing = True
+                self.is_failing = True
             connection.close()
 
     def _beat_and_sweep(self) -> None:
         presence.process_beat(self.process_id)
-        if self._is_failing:
+        if self.is_failing:
             logger.warning("the database answers again; the heartbeat goes on")
-            self._is_failing = False
+            self.is_failing = False
             # All heartbeats stood still while the database was away. Those of other hosts get the
             # time to beat again before they are taken for dead.
             self._sweep_from = time.monotonic() + presence.HEARTBEAT_DEAD_AFTER_S

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmapi.backends.adapters import Adapters
-from llmapi.engine.messages import Answer, EmbedRequest, GenerateRequest
+from llmapi.engine.messages import Answer, EmbedRequest, Figures, GenerateRequest
 
 Content = str | list[Any]
 """Text, or a list of OpenAI's text parts (`{type, text}`)."""
@@ -155,6 +155,20 @@ class ModelCard:
         return self.parent or self.alias_of or self.id
 
 
+@dataclass(frozen=True, slots=True)
+class EngineState:
+    """How the engine of a backend does, for whoever watches."""
+
+    restarts: int
+    """Engines that were started after the first."""
+
+    pid: int | None
+    """Of its process; None: it has none at present."""
+
+    figures: Figures | None
+    """The last that it told; None since it was lost."""
+
+
 class Backend(ABC):
     """One source of answers.
 
@@ -183,6 +197,11 @@ class Backend(ABC):
     @property
     def adapters(self) -> Adapters | None:
         """Those that it serves beside the base model; None: it knows of no such thing."""
+        return None
+
+    @property
+    def engine_state(self) -> EngineState | None:
+        """None: it has no engine that could be watched."""
         return None
 
     @property

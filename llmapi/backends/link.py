@@ -112,6 +112,8 @@ class EngineLink:
         self.is_awaited = is_awaited
         self.stall_timeout_s = stall_timeout_s
         self.handle: EngineHandle | None = None
+        self.restarts = 0
+        """Engines that were started after the first."""
         self._outbox: SimpleQueue[Inbound | None] | None = None
         self._connection: Connection | None = None
         self._stopping = threading.Event()
@@ -122,6 +124,12 @@ class EngineLink:
         # the child, which ends only when the pipe does.
         atexit.register(self.stop)
         self._supervisor.start()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine's process; None if there is none, or not yet."""
+        handle = self.handle
+        return handle.pid if isinstance(handle, multiprocessing.process.BaseProcess) else None
 
     def send(self, message: Inbound) -> bool:
         """Hand over to the writer thread; False if there is no engine to send to."""
@@ -160,6 +168,7 @@ class EngineLink:
                 delay_s = RESTART_DELAY_S
             logger.warning("%s Starting it again in %.1f s.", ending.sentence, delay_s)
             self._stopping.wait(delay_s)
+            self.restarts += not self._stopping.is_set()
             delay_s = min(delay_s * 2, LONGEST_RESTART_DELAY_S)
 
     def _one_life(self, has_served: bool) -> "Ending":

@@ -1,5 +1,6 @@
 """The engine of this machine as a backend: prompts in, text deltas out."""
 
+import logging
 import threading
 import time
 from collections import defaultdict
@@ -12,6 +13,7 @@ from llmapi.backends.adapters import Adapters, AdapterStatus
 from llmapi.backends.base import (
     Backend,
     BackendFailed,
+    EngineState,
     ModelCard,
     Prepared,
     Request,
@@ -31,10 +33,12 @@ from llmapi.engine.messages import (
     Answer,
     EmbedRequest,
     Event,
+    Figures,
     Finish,
     GenerateRequest,
     LoadFailed,
     LoadProgress,
+    LogLine,
     ModelInfo,
     Outbound,
     Ready,
@@ -68,6 +72,7 @@ class LocalBackend(Backend):
         self.prompt_template = prompt_template
         self.shared_system_prompts = frozenset(text.strip() for text in shared_system_prompts)
         self.last_step: StepOutput | None = None
+        self._figures: Figures | None = None
         self.link = EngineLink(
             config,
             launch,
@@ -127,6 +132,10 @@ class LocalBackend(Backend):
         if self._preparation is None:
             return "The model is being loaded; try again in a moment."
         return None
+
+    @property
+    def engine_state(self) -> EngineState:
+        return EngineState(self.link.restarts, self.link.pid, self._figures)
 
     def start(self, report: Callable[[str], None]) -> None:
         self._report = report
@@ -192,6 +201,10 @@ class LocalBackend(Backend):
             case StepOutput():
                 self.last_step = message
                 self._post(message.events)
+            case Figures():
+                self._figures = message
+            case LogLine():
+                logging.getLogger(message.logger).log(message.level, "%s", message.text)
             case LoadProgress():
                 done = "" if message.fraction is None else f" ({message.fraction:.0%})"
                 self._report(message.text + done)
@@ -248,6 +261,7 @@ class LocalBackend(Backend):
         )
 
     def _engine_lost(self, sentence: str, again: bool) -> None:
+        self._figures = None
         starting = not self._settled.is_set()
         self._adapters.lost(starting=starting)
         obstacle = self._adapters.obstacle if starting else None

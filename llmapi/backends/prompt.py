@@ -130,7 +130,7 @@ class PromptEncoder:
                     f"The model's chat template refuses these messages: {error}", param=param
                 ) from error
             reason = f"{type(error).__name__}: {error}"
-            logger.warning("The chat template (%s) failed: %s", self.template.name, reason)
+            logger.warning("The chat template (%s) failed: %s", self.template.name, error)
             raise TemplateFailed(
                 "This server's chat template cannot write these messages for the model "
                 f"({reason}). That is for the server's operator to mend."

@@ -41,6 +41,11 @@ class BlockPool:
         """Blocks that can be handed out: free ones and cached ones."""
         return len(self._free) + len(self._cached)
 
+    @property
+    def cached(self) -> int:
+        """Blocks that nobody holds and that somebody may take over by their key."""
+        return len(self._cached)
+
     def count_for(self, positions: int) -> int:
         """Blocks that hold so many positions."""
         return -(-positions // self.block_size)

@@ -88,12 +88,18 @@ def _convert(gguf: Path, directory: Path, report: Report) -> None:
     where, name = str(gguf.parent), gguf.name
     report(LoadProgress(f"Converting {name}, once: the tokenizer"))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=name)
+        tokenizer = AutoTokenizer.from_pretrained(
+            where, gguf_file=name, local_files_only=True, trust_remote_code=False
+        )
         doing = f"Converting {name}, once: the weights"
         report(LoadProgress(f"{doing} (about 20 s per 100 MB)"))
         with _tensors_counted(lambda share: report(LoadProgress(doing, share))):
             model: Any = AutoModelForCausalLM.from_pretrained(
-                where, gguf_file=name, dtype=torch.float32
+                where,
+                gguf_file=name,
+                dtype=torch.float32,
+                local_files_only=True,
+                trust_remote_code=False,
             )
     except OSError:
         raise

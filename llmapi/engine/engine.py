@@ -1,6 +1,7 @@
 """The loop: requests come in, one forward pass serves them all, events go out."""
 
 import logging
+import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import compress, count
@@ -19,6 +20,7 @@ from llmapi.engine.messages import (
     AdapterLoaded,
     Embedding,
     EmbedRequest,
+    Figures,
     FinishReason,
     GenerateRequest,
     RequestFailed,
@@ -29,11 +31,13 @@ from llmapi.engine.pace import Pace
 from llmapi.engine.requests import sequences_of, too_big, why_refused
 from llmapi.engine.runner import Runner, StepResult
 from llmapi.engine.sampler import Sampler
-from llmapi.engine.scheduler import Chunk, Scheduler, Step
+from llmapi.engine.scheduler import Scheduler
 from llmapi.engine.searches import Search, Turn
 from llmapi.engine.sequence import Sequence
 from llmapi.engine.source import LoadError
+from llmapi.engine.step import Chunk, Step
 from llmapi.engine.vocabulary import Vocabulary
+from llmapi.engine.workload import Workload
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +83,7 @@ class Engine:
         self._scorer = Scorer(vocabulary, runner.head, runner.vocab_size)
         self._embedder = Embedder()
         self._answers = Answers()
+        self._workload = Workload()
         self._live: dict[str, set[Sequence]] = {}
         """Requests with sequences in the scheduler."""
         self._adapters: dict[str, Adapter] = {}
@@ -130,10 +135,14 @@ class Engine:
         """Blocks that no sequence holds, whether or not something worth keeping is in them."""
         return self._scheduler.blocks.available
 
+    def figures(self) -> Figures:
+        return self._workload.figures(self._scheduler)
+
     # ---- one step --------------------------------------------------------------------------------
 
     def step(self) -> StepOutput:
         """One forward pass for everyone; never raises for a request's sake."""
+        began = time.perf_counter()
         if self._pace:
             self._pace.start()
         step = self._scheduler.schedule()
@@ -153,6 +162,7 @@ class Engine:
                 self._search(drawing, result.logits)
                 if self._pace:
                     self._pace.finish(step.rows, step.prompt_tokens)
+            self._workload.add(step, time.perf_counter() - began)
         return StepOutput(
             self._answers.take(),
             step=self.runner.forwards,

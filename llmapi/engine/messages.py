@@ -249,6 +249,56 @@ class StepOutput:
     """Tokens in this step's forward pass."""
 
 
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Upper bounds of the groups in which `Figures` counts forward passes by their sequences; those
+that are larger are a last group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """How the engine does, for whoever watches: sent now and then while it works, and once before
+    it sleeps. Sums are since its start."""
+
+    running: int
+    waiting: int
+    """Sequences, both."""
+
+    steps: int
+    """Forward passes."""
+    steps_s: float
+    """What they took, with all that belongs to a step."""
+    prompt_tokens: int
+    """Computed of prompts; those that were computed again after a sequence had to yield, too."""
+    drawn_tokens: int
+    """Computed one by one, for running answers."""
+    batched: int
+    """Sequences in all forward passes together."""
+    batch_sizes: tuple[int, ...]
+    """Forward passes with so many sequences, one number for each of `BATCH_SIZES` and one more."""
+
+    preemptions: int
+    begun_tokens: int
+    """Of the prompts of all sequences that were admitted."""
+    cached_tokens: int
+    """Of those, found in the prefix cache."""
+
+    cache_tokens: int
+    """Places of the key/value cache."""
+    held_tokens: int
+    """Of those, held by running sequences."""
+    reusable_tokens: int
+    """Held by nobody, but known to the prefix cache; given away when others need the place."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """What the engine process has to say to whoever reads the server's log."""
+
+    level: int
+    logger: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
     """A line for whoever waits: what is being done, and the part of it that is done (0..1) where
@@ -333,4 +383,13 @@ class AdapterFailed:
     message: str
 
 
-Outbound = StepOutput | LoadProgress | Ready | LoadFailed | AdapterLoaded | AdapterFailed
+Outbound = (
+    StepOutput
+    | Figures
+    | LogLine
+    | LoadProgress
+    | Ready
+    | LoadFailed
+    | AdapterLoaded
+    | AdapterFailed
+)

@@ -35,7 +35,8 @@ def rows_needed(
     shapes = {} if adapter is None else merging.tensor_shapes(adapter)
     if adapter is not None:
         check_fits(adapter, shapes, own, name)
-    config = AutoConfig.from_pretrained(directory, local_files_only=True).get_text_config()
+    loaded = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    config = loaded.get_text_config()
     ids = set(tokenizer.get_vocab().values())
     tokens = max(ids) + 1
     rows = embedding_rows(

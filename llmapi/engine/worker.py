@@ -6,6 +6,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -23,6 +24,7 @@ from llmapi.engine.messages import (
     Inbound,
     LoadAdapter,
     LoadFailed,
+    LogLine,
     Outbound,
     Ready,
 )
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 
 FLUSH_S = 10.0
 """How long the last messages may take to reach a reader that has stopped reading."""
+
+FIGURES_EVERY_S = 0.1
 
 
 def worker_process(conn: Connection, config: EngineConfig) -> None:
@@ -54,6 +58,8 @@ def run_worker(conn: Connection, config: EngineConfig, *, exit_when_closed: bool
     """
     inbox = Inbox(conn, on_close=_exit_now if exit_when_closed else _nothing)
     outbox = Outbox(conn)
+    if exit_when_closed:  # a thread has the log of its process
+        _log_over(outbox)
     try:
         loaded = load(config, report=outbox.put)
     except LoadError as error:
@@ -67,15 +73,21 @@ def run_worker(conn: Connection, config: EngineConfig, *, exit_when_closed: bool
         # them, which would stop all streams for a tenth of a second now and then.
         gc.collect()
         gc.freeze()
-        serve(loaded.engine, inbox, outbox)
+        try:
+            serve(loaded.engine, inbox, outbox)
+        except Exception:
+            log.exception("The engine has failed")
+            raise SystemExit(1) from None
     finally:
         outbox.close()
 
 
 def serve(engine: Engine, inbox: "Inbox", outbox: "Outbox") -> None:
     """Steps while there is work, sleeps while there is none, returns when the inbox is closed."""
+    figures_at = 0.0
     while not inbox.closed:
         if not engine.has_work:
+            outbox.put(engine.figures())  # else it would pass for busy while it sleeps
             inbox.wait()
         for message in inbox.drain():
             match message:
@@ -89,6 +101,9 @@ def serve(engine: Engine, inbox: "Inbox", outbox: "Outbox") -> None:
                     engine.add(message)
         if engine.has_work:
             outbox.put(engine.step())
+            if time.monotonic() >= figures_at:
+                figures_at = time.monotonic() + FIGURES_EVERY_S
+                outbox.put(engine.figures())
 
 
 class Inbox:
@@ -149,6 +164,23 @@ class Outbox:
                 self._conn.send(message)
 
 
+class OutboxLog(logging.Handler):
+    """The log of an engine process, which the web process writes: in the form that is set there,
+    and never two lines into one another."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__()
+        self._outbox = outbox
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._outbox.put(LogLine(record.levelno, record.name, self.format(record)))
+
+
+def _log_over(outbox: Outbox) -> None:
+    logging.getLogger().addHandler(OutboxLog(outbox))
+    logging.captureWarnings(True)
+
+
 def _exit_now() -> None:
     os._exit(0)
 
@@ -165,3 +197,5 @@ def _introduce() -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    transformers_logging.disable_default_handler()
+    transformers_logging.enable_propagation()

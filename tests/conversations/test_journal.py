@@ -29,6 +29,7 @@ from conversations.processes.journal import (
     JournalFile,
     folder,
     journals_replay,
+    set_aside_bytes,
 )
 from conversations.processes.lockfile import LockFile, this_host
 from conversations.processes.sweeping import processes_sweep
@@ -189,16 +190,19 @@ def test_while_the_database_is_away_all_of_it_stays_and_then_each_end_is_given_o
     pks = [history.start(alice, [("user", str(number))]) for number in range(3)]
     for pk in pks:
         journal.append(ended(pk, "hi"))
+    assert journal.length == 3
     away(1)
     with pytest.raises(OperationalError):
         journal.replay()
     assert away.put == []
     assert journal.is_pending
+    assert journal.length == 3
     (path,) = folder().iterdir()
     assert len(path.read_bytes().splitlines()) == 3
     journal.replay()
     assert away.put == pks
     assert not journal.is_pending
+    assert journal.length == 0
 
 
 def test_a_replay_that_was_broken_off_goes_on_where_it_was(
@@ -219,8 +223,10 @@ def test_a_replay_that_was_broken_off_goes_on_where_it_was(
     monkeypatch.setattr(module, "completion_finish", finish_one)
     with pytest.raises(OperationalError):
         journal.replay()
+    assert journal.length == 2
     journal.replay()
     assert put == [pks[0], "failed", pks[1], pks[2]]
+    assert journal.length == 0
 
 
 def test_what_is_written_during_a_replay_is_replayed_next(
@@ -239,6 +245,7 @@ def test_what_is_written_during_a_replay_is_replayed_next(
     journal.replay()
     assert (status_of(first), status_of(second)) == ("completed", "running")
     assert journal.is_pending
+    assert journal.length == 1
     journal.replay()
     assert status_of(second) == "completed"
     assert not journal.is_pending
@@ -320,10 +327,12 @@ def test_a_line_that_no_waiting_mends_is_set_aside(alice, history, monkeypatch, 
 
         monkeypatch.setattr(module, "completion_finish", finish_others)
     left_by_a_dead_process(line, ended(other, "hi").line)
+    assert set_aside_bytes() == 0
     journals_replay(folder())
     assert status_of(other) == "completed"
     (path,) = folder().iterdir()
     assert path.name == SET_ASIDE
+    assert set_aside_bytes() == len(line)
     assert path.read_bytes() == line
     assert path.stat().st_mode & 0o777 == 0o600
 
@@ -355,7 +364,9 @@ def test_a_full_disk_is_told_and_the_end_waits_in_memory(
     assert path.stat().st_size == before, "half a line would spoil the next"
     journal.append(ended(three, "hi"))
     assert len(path.read_bytes().splitlines()) == 2
+    assert journal.length == 3
     journal.replay()
+    assert journal.length == 0
     assert {status_of(pk) for pk in (one, two, three)} == {"completed"}
     assert not journal.is_pending
 

@@ -95,6 +95,8 @@ LINES = [
     api("DELETE", ADAPTER, 403, superuser=404, path=f"{ADAPTERS}/a", scope=Scope.ADMIN),
     public("GET", "health"),
     public("GET", "ready"),
+    # With the token of LLMAPI_METRICS_TOKEN too: tests/door/test_metrics.py.
+    api("GET", "metrics", 403, superuser=200, scope=Scope.ADMIN),
     public("GET", "openapi.json"),
     public("GET", "docs/"),
     public("GET", "favicon.ico", 204),

@@ -94,6 +94,7 @@ async def test_the_openapi_document_covers_every_route(served):
         "/v1/conversations/{conversation_id}/items/{item_id}",
         "/health",
         "/ready",
+        "/metrics",
     }
     content = paths["/v1/chat/completions"]["post"]["responses"]["200"]["content"]
     assert set(content) == {"application/json", "text/event-stream"}

@@ -110,7 +110,7 @@ async def test_an_accept_header_does_not_matter(client):
         ("/v1/chat/completion", "/v1/chat/completions"),
         ("/v1/embedding", "/v1/embeddings"),
         ("/api/v1/Models", "/v1/models"),
-        ("/metrics", None),
+        ("/statistics", None),
         ("/api/generate", None),
         ("/v1/responsive", None),
         ("/v1/", None),

@@ -11,9 +11,12 @@ from accounts.models import ApiKey, Attempt, Scope
 from config.asgi import application
 from llmapi.history.chats import StoredChatView
 from tests.door.askers import NO_SESSION, READERS, SECRET
+from tests.door.headers import lacking
 from tests.door.matrix import LINES
 from tests.door.routes import METHODS, routes_of, without_a_line
 from tests.door.world import ask
+
+DOOR = {path.removeprefix("/") for path in application.application_mapping["http"].posts}
 
 
 def test_every_route_and_method_has_a_line() -> None:
@@ -42,9 +45,13 @@ async def test_everybody_gets_what_the_matrix_says(world) -> None:
         # The owner comes last: what is there for them was there for the others too.
         for asker, expected in sorted(line.expected.items(), key=lambda item: item[0] == "owner"):
             answer = await world.ask(line, asker)
+            if lacks := lacking(answer, is_door=line.method == "POST" and line.route in DOOR):
+                wrong.append(f"{line.title} by {asker} lacks {', '.join(lacks)}")
             if answer.status != expected:
                 told = answer.body[:120].decode()
                 wrong.append(f"{line.title} by {asker}: {answer.status}, not {expected}: {told}")
+            elif not {"x-request-id", "openai-processing-ms"} <= answer.headers.keys():
+                wrong.append(f"{line.title} by {asker} has no id: {answer.headers}")
             elif answer.status == 302 and asker in NO_SESSION and line.method == "GET":
                 to_sign_in = ("/sign-in/", "/admin/", "/password/")  # these send on from there
                 assert answer.headers["location"].startswith(to_sign_in), line.title

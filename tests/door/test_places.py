@@ -86,7 +86,7 @@ async def test_when_the_line_is_full_one_is_told_to_come_again(stuck) -> None:
     assert (page.status, page.headers["content-type"]) == (503, "text/html; charset=utf-8")
     assert "服务器正忙" in page.body.decode()
     assert "content-security-policy" in page.headers
-    for probe in ("/health", "/ready"):
+    for probe in ("/health", "/ready", "/metrics"):
         assert (await Client().get(probe)).status == 200
     stuck.begins.set()
     stuck.ends.set()

@@ -20,6 +20,7 @@ PROJECT_DIR = Path(__file__).resolve().parent.parent.parent
 MANAGE = (str(PROJECT_DIR / "manage.py"),)
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
+METRICS_TOKEN = "what-prometheus-sends-in-tests"
 SERVES = re.compile(r"^llmapi serves .+ at (http://\S+) \(", re.MULTILINE)
 OURS = (
     *("LLMAPI_", "DATABASE_URL", "REDIS_URL", "SECRET_KEY", "ALLOWED_HOSTS", "DEBUG"),
@@ -87,6 +88,7 @@ class ServerUnderTest:
             "LLMAPI_ENV_FILE": os.environ["LLMAPI_ENV_FILE"],
             "LLMAPI_THREADS": "1",
             "LLMAPI_KV_CACHE_TOKENS": "32768",
+            "LLMAPI_METRICS_TOKEN": METRICS_TOKEN,
         }
         if self.database_url is not None:
             ours["DATABASE_URL"] = self.database_url
@@ -176,6 +178,12 @@ class ServerUnderTest:
 
     def ready_status(self) -> int:
         return httpx.get(f"{self.url}/ready", timeout=10).status_code
+
+    def metrics(self) -> str:
+        headers = {"Authorization": f"Bearer {self.environment['LLMAPI_METRICS_TOKEN']}"}
+        answer = httpx.get(f"{self.url}/metrics", headers=headers, timeout=10)
+        assert answer.status_code == 200, answer.text
+        return answer.text
 
     @property
     def engine_pid(self) -> int | None:

@@ -81,6 +81,9 @@ def test_the_stream_goes_on_and_its_row_gets_its_end_when_the_database_is_back(s
     server = site.server
     stream = site.streamed_through(KEYED)
     assert server.ready_status() == 503
+    figures = server.metrics()  # they need no database
+    assert "llmapi_journal_entries 1.0" in figures
+    assert 'llmapi_requests_total{method="POST",outcome="completed"' in figures
     assert httpx.get(f"{server.url}/health", timeout=10).status_code == 200
     refused = post(server.url, site.key, CHAT, chat(2))
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "database_unavailable")
@@ -88,6 +91,7 @@ def test_the_stream_goes_on_and_its_row_gets_its_end_when_the_database_is_back(s
     site.outage.end()
     site.until_completed(stream)
     until(lambda: server.ready_status() == 200, "it is ready again")
+    assert "llmapi_journal_entries 0.0" in server.metrics()
     assert post(server.url, site.key, CHAT, chat(2)).status_code == 200
     assert len(site.history.read().completions) == 2, "what was refused left no row"
     with httpx.stream(
@@ -149,3 +153,21 @@ def test_a_silent_database_keeps_no_stream_from_its_end(site):
     stream = site.streamed_through(silent=True)
     site.outage.end()
     site.until_completed(stream)
+
+
+@pytest.mark.skipif(not ON_POSTGRES, reason="a file is not silent")
+def test_a_silent_database_keeps_neither_a_request_nor_the_servers_end_waiting_for_ever(site):
+    site.outage.proxy.passing.clear()
+    try:
+        refused = post(site.server.url, site.key, CHAT, chat(2))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (
+            503,
+            "database_unavailable",
+        )
+        assert 1 <= int(refused.headers["retry-after"]) <= 120
+        assert site.server.ready_status() == 503
+        assert site.server.stop() == 0
+    finally:
+        site.outage.proxy.passing.set()
+    site.server.start()
+    site.server.wait_ready()

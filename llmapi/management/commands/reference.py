@@ -1,5 +1,5 @@
-"""`manage.py reference`: what the code knows of docs/settings.md, parameters.md and
-templates.md."""
+"""`manage.py reference`: what the code knows of docs/settings.md, parameters.md, templates.md and
+observability.md."""
 
 import json
 from pathlib import Path
@@ -13,6 +13,7 @@ from llmapi.backends.templates import BUILT_IN
 from llmapi.bodies import RequestSerializer
 from llmapi.fields import StrictField
 from llmapi.management.commands.serve import FLAGS, flag_of
+from llmapi.readings import metrics_described
 from llmapi.serializers import (
     ChatCompletionSerializer,
     CompletionSerializer,
@@ -47,6 +48,7 @@ class Command(BaseCommand):
             (docs / "settings.md", settings_table()),
             (docs / "parameters.md", parameters_tables()),
             (docs / "templates.md", templates_text()),
+            (docs / "observability.md", metrics_table()),
         ):
             text = path.read_text()
             fresh = text[: text.index(MADE) + len(MADE)] + "\n\n" + table + "\n"
@@ -128,6 +130,16 @@ def values_of(field: Any) -> str:
     if "maxLength" in schema:
         words.append(f"of {schema['maxLength']} characters at most")
     return " ".join(words)
+
+
+def metrics_table() -> str:
+    rows = ["| metric | kind | labels | |", "| --- | --- | --- | --- |"]
+    for described in sorted(metrics_described(), key=lambda metric: metric.name):
+        if not described.name.startswith("llmapi_"):
+            continue  # which of the process's there are depends on the system
+        labels = ", ".join(f"`{label}`" for label in described.labels)
+        rows.append(f"| `{described.name}` | {described.kind} | {labels} | {described.about} |")
+    return "\n".join(rows)
 
 
 def templates_text() -> str:

@@ -1,6 +1,7 @@
 """`manage.py serve`: everything that a server needs, from an empty directory to a ready model."""
 
 import gc
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ from redis import RedisError
 
 from accounts.limits.limiter import limiter
 from accounts.limits.shared import SharedStore
+from accounts.logs import log_what_nobody_catches
 from accounts.services import first_staff_create
 from conversations.processes.lockfile import LockFile
 from conversations.processes.registration import ProcessRegistration
@@ -30,8 +32,11 @@ from llmapi.adapters import adapters_restore
 from llmapi.backends.base import BackendFailed
 from llmapi.configured import configured_backends
 from llmapi.executors import admission, database, disk
+from llmapi.readings import watched
 from llmapi.running import running
 from llmapi.services import models
+
+logger = logging.getLogger(__name__)
 
 FLAGS: dict[str, dict[str, Any]] = {
     "base_model": {"metavar": "MODEL"},
@@ -83,6 +88,7 @@ class Command(BaseCommand):
                 f"Cannot listen on {options.host}:{options.port}: {error.strerror}. "
                 "Choose others with --host and --port, or LLMAPI_HOST and LLMAPI_PORT."
             ) from error
+        log_what_nobody_catches()
         self.host, self.allow_anonymous = options.host, options.allow_anonymous
         self.url = url_of(options.host, listener.getsockname()[1])
 
@@ -91,6 +97,7 @@ class Command(BaseCommand):
         registration = ProcessRegistration()
         registration.start()
         running.process_id = registration.process_id
+        watched.registration = registration
         limiter.open(self.shared_limits(options.redis_url))
         connections.close_all()
 
@@ -200,6 +207,9 @@ class Command(BaseCommand):
 
     def report(self, line: str) -> None:
         """Progress goes to stderr, as it comes."""
+        if settings.LLMAPI.log_format == "json":
+            logger.info(line)
+            return
         self.stderr.write(f"llmapi: {line}", style_func=str)
         self.stderr.flush()
 
