@@ -18,8 +18,8 @@ from llmapi.engine.embedded import embedded_model_path
 from llmapi.engine.loader import load
 from llmapi.engine.messages import ModelInfo
 from llmapi.engine.runner import Runner
-from llmapi.engine.scheduler import Chunk
 from llmapi.engine.sequence import Sequence
+from llmapi.engine.step import Chunk
 
 TEXT = Path(__file__).with_name("prose.txt")
 STEP = 256

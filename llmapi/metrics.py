@@ -117,6 +117,7 @@ views_waiting = Gauge(
     ["line"],
     registry=registry,
 )
+connections = Gauge("llmapi_connections", "Open connections of clients.", registry=registry)
 
 
 def status_class(status: int | None) -> str:

@@ -31,7 +31,7 @@ from llmapi.engine.graphs import DecodeSteps
 from llmapi.engine.packed import PackedPlan, find_varlen
 from llmapi.engine.placement import spread
 from llmapi.engine.plan import AttentionPlan
-from llmapi.engine.scheduler import Chunk
+from llmapi.engine.step import Chunk
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 """RMSNorm, rotary positions, grouped queries, SwiGLU; optional biases and norms of queries and

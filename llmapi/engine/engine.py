@@ -31,10 +31,11 @@ from llmapi.engine.pace import Pace
 from llmapi.engine.requests import sequences_of, too_big, why_refused
 from llmapi.engine.runner import Runner, StepResult
 from llmapi.engine.sampler import Sampler
-from llmapi.engine.scheduler import Chunk, Scheduler, Step
+from llmapi.engine.scheduler import Scheduler
 from llmapi.engine.searches import Search, Turn
 from llmapi.engine.sequence import Sequence
 from llmapi.engine.source import LoadError
+from llmapi.engine.step import Chunk, Step
 from llmapi.engine.vocabulary import Vocabulary
 from llmapi.engine.workload import Workload
 

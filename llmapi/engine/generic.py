@@ -12,7 +12,7 @@ from llmapi.engine.adapters import Delta, Rows, Sizes, added, rows_of
 from llmapi.engine.attention import IMPLEMENTATION, ShapeProbe, UnsupportedModel
 from llmapi.engine.cache import CacheShape, KVCache
 from llmapi.engine.plan import AttentionPlan, SpreadPlan
-from llmapi.engine.scheduler import Chunk
+from llmapi.engine.step import Chunk
 
 TOLERANCE = {torch.float32: 2e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 QUANTISED_TOLERANCE = 1e-1

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llmapi.engine.cache import KVCache
 from llmapi.engine.packed import PackedPlan, Varlen
-from llmapi.engine.scheduler import Chunk
+from llmapi.engine.step import Chunk
 
 log = logging.getLogger(__name__)
 

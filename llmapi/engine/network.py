@@ -9,7 +9,7 @@ from torch import Tensor
 
 from llmapi.engine.adapters import Delta, Sizes
 from llmapi.engine.cache import CacheShape, KVCache
-from llmapi.engine.scheduler import Chunk
+from llmapi.engine.step import Chunk
 
 
 class Network(Protocol):

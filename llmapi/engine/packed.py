@@ -19,7 +19,7 @@ from torch import Tensor
 from llmapi.engine.attention import Scores
 from llmapi.engine.blocks import NULL_BLOCK
 from llmapi.engine.cache import KVCache
-from llmapi.engine.scheduler import Chunk
+from llmapi.engine.step import Chunk
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from llmapi.engine.attention import Scores
 from llmapi.engine.blocks import NULL_BLOCK
 from llmapi.engine.cache import KVCache
-from llmapi.engine.scheduler import Chunk
+from llmapi.engine.step import Chunk
 
 PADDING_ALLOWANCE = 2048
 """Positions that rows of different lengths may be padded by, before a group of its own is

@@ -12,8 +12,8 @@ from llmapi.engine.blocks import BlockPool
 from llmapi.engine.cache import CacheShape, KVCache
 from llmapi.engine.messages import SamplingParams
 from llmapi.engine.network import Network
-from llmapi.engine.scheduler import Chunk
 from llmapi.engine.sequence import Sequence
+from llmapi.engine.step import Chunk
 
 CHECK_LENGTHS = (5, 9)
 

@@ -1,72 +1,20 @@
-"""What the next forward pass computes: who joins, who yields, and how many tokens each gets."""
+"""Who runs: who joins, and who yields."""
 
 from collections import Counter
 from collections.abc import Sequence as ListOf
-from dataclasses import dataclass, field
 from itertools import count
 
 from llmapi.engine.blocks import BlockPool, most_blocks
+from llmapi.engine.dealing import Dealer
 from llmapi.engine.pace import Pace
 from llmapi.engine.prefix import PrefixCache
 from llmapi.engine.sequence import Family, Sequence
+from llmapi.engine.step import Chunk, Step
 from llmapi.engine.waiting import WaitingLines
 
 MAX_OVERTAKEN = 32
 """A request whose blocks are not free yet may be passed by this many later ones; then nobody passes
 it until it is in. So a big request is never starved, and small ones need not wait at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """`count` tokens of one sequence, from position `start`, to be computed in this step."""
-
-    sequence: Sequence
-    start: int
-    count: int
-
-    @property
-    def end(self) -> int:
-        return self.start + self.count
-
-    @property
-    def completes(self) -> bool:
-        """After this chunk nothing of the sequence is left to compute."""
-        return self.end == len(self.sequence.tokens)
-
-    @property
-    def draws(self) -> bool:
-        params = self.sequence.params
-        return self.completes and params is not None and params.max_tokens > 0
-
-    @property
-    def scored(self) -> range:
-        """Positions whose logits are wanted for the log probability of the prompt's next token;
-        nearly always none."""
-        sequence = self.sequence
-        if not sequence.needs_prompt_logits:
-            return range(0)
-        first = max(self.start, len(sequence.prompt_logprobs) - 1)
-        return range(first, max(first, min(self.end, sequence.prompt_tokens - 1)))
-
-
-@dataclass(slots=True)
-class Step:
-    """One step's work. In this order: scrub, copy, compute. (What is dirty may be copied into, but
-    never from.)"""
-
-    chunks: list[Chunk] = field(default_factory=list)
-    rows: int = 0
-    """Of the chunks, at their beginning: sequences that decode."""
-    preempted: list[Sequence] = field(default_factory=list)
-    """Running until now, waiting again; they will be computed from their tokens."""
-    dirty: list[int] = field(default_factory=list)
-    """What the preempted gave back, and nobody has looked at: may hold NaN."""
-    copies: list[tuple[int, int]] = field(default_factory=list)
-    """Blocks whose contents a fork needs in a block of its own: (from, to)."""
-
-    @property
-    def prompt_tokens(self) -> int:
-        return sum(chunk.count for chunk in self.chunks) - self.rows
 
 
 class Scheduler:
@@ -98,15 +46,12 @@ class Scheduler:
             )
         self.blocks = blocks
         self._max_batch = max_batch
-        self._step_tokens = step_tokens
-        self._pace = pace
+        self._dealer = Dealer(max_batch, step_tokens, blocks.block_size, pace)
         self.prefixes = PrefixCache(blocks)
         self._waiting = WaitingLines()
         self._running: dict[Sequence, None] = {}  # a set that keeps its order
         self._families: dict[Family, None] = {}
         self._arrivals = count()
-        self._step = 0
-        self._prefilled_at: dict[str, int] = {}
         self.preemptions = self.begun_tokens = self.cached_tokens = 0
         """Since the start: sequences that had to yield; tokens of admitted prompts, and those of
         them that the prefix cache had."""
@@ -181,13 +126,12 @@ class Scheduler:
 
     def schedule(self) -> Step:
         """Give everyone running the blocks for its next tokens, admit whom there is room for, and
-        deal out the step's tokens: decoding first, then prompts."""
-        self._step += 1
+        deal out the step."""
         step = Step()
         self._grow(step)
         if not step.preempted:  # whoever came in now would take what others had to give up
-            self._admit()
-        self._deal(step)
+            self._admit(step)
+        self._dealer.deal(list(self._running), step)
         return step
 
     def advance(self, chunks: ListOf[Chunk]) -> None:
@@ -254,8 +198,8 @@ class Scheduler:
 
     # ---- admission -------------------------------------------------------------------------------
 
-    def _admit(self) -> None:
-        while self._batch < self._max_batch and (sequence := self._next_to_admit()):
+    def _admit(self, step: Step) -> None:
+        while sequence := self._next_to_admit(step):
             self._waiting.serve(sequence)
             self._start(sequence)
 
@@ -279,21 +223,22 @@ class Scheduler:
             self._families[family] = None
         self.prefixes.expect(sequence)
 
-    def _next_to_admit(self) -> Sequence | None:
-        """Of the users with the fewest running, served longest ago, the first whose blocks are
+    def _next_to_admit(self, step: Step) -> Sequence | None:
+        """Of the users with the fewest places, served longest ago, the first whose blocks are
         there; None if nobody may join now."""
-        running = Counter(sequence.user for sequence in self._running)
-        users = running.keys() | set(self._waiting.users)
-        share = max(self._max_batch // max(len(users), 1), 1)
+        places = self._places()
+        share = max(self._max_batch // max(len(places.keys() | set(self._waiting.users)), 1), 1)
         passed: list[Sequence] = []
-        for user in sorted(self._waiting.users, key=running.__getitem__):
+        for user in sorted(self._waiting.users, key=places.__getitem__):
+            if places.total() >= self._most_places(places[user] + 1, share):
+                break  # nor is there one for anybody else, who has more
             line = self._waiting.of(user)
             head = next((s for s in line if not self.prefixes.is_coming(s)), None)
             if head is None:
                 continue
-            if passed and running[user] >= share:
+            if passed and places[user] >= share:
                 return None  # others wait for blocks, and this user has its part
-            if self._fits(head):
+            if self._fits(head, places, share) or self._make_way(head, places, share, step):
                 for sequence in passed:
                     sequence.overtaken += 1
                 return head
@@ -302,11 +247,23 @@ class Scheduler:
             passed.append(head)
         return None
 
-    def _fits(self, sequence: Sequence) -> bool:
-        """Whether there are blocks for all its tokens, and one more for everyone who grows; else it
-        would soon be preempted, or others for it."""
+    def _places(self) -> Counter[str]:
+        """Places that each user has; a family's are taken from the beginning."""
+        places = Counter(s.user for s in self._running if s.family is None)
+        for family in self._families:
+            places[next(iter(family.members)).user] += family.width
+        return places
+
+    def _most_places(self, held: int, share: int) -> int:
+        """How many there are for a user who will hold so many: for one within its share twice as
+        many, so that it need not wait for those to end who came before. They take turns."""
+        return self._max_batch * (2 if held <= share else 1)
+
+    def _fits(self, sequence: Sequence, places: Counter[str], share: int) -> bool:
+        """Whether there are places for it, and blocks for all its tokens, and one more for everyone
+        who grows; else it would soon be preempted, or others for it."""
         width = sequence.family.width if sequence.family else 1
-        if self._batch + width > self._max_batch:
+        if places.total() + width > self._most_places(places[sequence.user] + width, share):
             return False
         if sequence.family:
             needed = sequence.family.blocks
@@ -316,44 +273,22 @@ class Scheduler:
         needed -= sum(not self.blocks.is_cached(block) for block in prefix)  # others hold these
         return needed + sum(map(self._grows, self._running)) <= self._spare()
 
+    def _make_way(self, head: Sequence, places: Counter[str], share: int, step: Step) -> bool:
+        """Whether blocks are there for a user below its share once those yield who have more than
+        theirs."""
+        while places[head.user] < share and head.family is None:
+            victim = self._victim()
+            if victim is None or places[victim.user] <= share:
+                return False
+            self._preempt(victim, step)
+            places[victim.user] -= 1
+            if self._fits(head, places, share):
+                return True
+        return False
+
     def _grows(self, sequence: Sequence) -> bool:
         held = len(sequence.blocks) or self.blocks.count_for(len(sequence.tokens))
         return sequence.family is None and held < self.blocks.count_for(sequence.positions)
-
-    @property
-    def _batch(self) -> int:
-        """Places that are taken; a family's from the beginning."""
-        plain = sum(sequence.family is None for sequence in self._running)
-        return plain + sum(family.width for family in self._families)
-
-    # ---- tokens ----------------------------------------------------------------------------------
-
-    def _deal(self, step: Step) -> None:
-        decoding = [s for s in self._running if s.pending == 1 and self._has_room(s)]
-        step.chunks = [Chunk(s, s.computed, 1) for s in decoding]
-        step.rows = len(decoding)
-        budget = self._step_tokens - step.rows
-        prompts = self._prompts_in_turn()
-        if prompts and self._pace:
-            budget = self._pace.prompt_budget(step.rows, budget)
-        for sequence in prompts:
-            if budget == 0:
-                break
-            amount = min(sequence.pending, budget)
-            step.chunks.append(Chunk(sequence, sequence.computed, amount))
-            self._prefilled_at[sequence.user] = self._step
-            budget -= amount
-
-    def _has_room(self, sequence: Sequence) -> bool:
-        return len(sequence.tokens) <= len(sequence.blocks) * self.blocks.block_size
-
-    def _prompts_in_turn(self) -> list[Sequence]:
-        """Running sequences whose prompt is not done, the user served longest ago first: one user's
-        long prompts share the prefill budget with everyone else's, step by step."""
-        prompts = [s for s in self._running if s.pending > 1]
-        users = {s.user for s in prompts}
-        self._prefilled_at = {u: t for u, t in self._prefilled_at.items() if u in users}
-        return sorted(prompts, key=lambda s: self._prefilled_at.get(s.user, 0))
 
     # ---- integrity -------------------------------------------------------------------------------
 

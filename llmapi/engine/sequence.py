@@ -62,6 +62,8 @@ class Sequence:
     """The key of a block that another one is about to compute for it."""
     arrival: int = 0
     """Its number among all that ever came."""
+    decoded_at: int = 0
+    """The step in which its last token was due."""
     overtaken: int = 0
     """How often a later request was admitted before this one."""
     family: "Family | None" = None

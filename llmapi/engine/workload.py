@@ -3,7 +3,8 @@
 from bisect import bisect_left
 
 from llmapi.engine.messages import BATCH_SIZES, Figures
-from llmapi.engine.scheduler import Scheduler, Step
+from llmapi.engine.scheduler import Scheduler
+from llmapi.engine.step import Step
 
 
 class Workload:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from llmapi import metrics
 from llmapi.errors import ServerUnavailable
 from llmapi.wire.bodies import Bodies
 from llmapi.wire.bounds import Bounds
@@ -42,9 +43,11 @@ class Connections:
                 )
             )
         self._channels[channel] = None
+        metrics.connections.set(len(self))
 
     def remove(self, channel: DoorChannel) -> None:
         self._channels.pop(channel, None)
+        metrics.connections.set(len(self))
 
     def _close_an_idle_one(self) -> bool:
         now = self._clock()

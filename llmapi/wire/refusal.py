@@ -3,8 +3,9 @@
 import logging
 from http import HTTPStatus
 
+from llmapi import metrics
 from llmapi.errors import ApiError, envelope
-from llmapi.middleware import new_request_id
+from llmapi.request_ids import new_request_id
 from llmapi.sse import encode_json
 
 logger = logging.getLogger(__name__)
@@ -28,5 +29,13 @@ def refusal(error: ApiError, took_s: float) -> bytes:
     status = HTTPStatus(error.status_code)
     lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    logger.info("%s %d refused before it was read: %s", request_id, status, error.code)
+    metrics.error_sent(error.status_code, error.code, error.error_type)
+    metrics.requests.labels("other", "unread", metrics.status_class(status), "refused").inc()
+    facts = {"route": "unread", "status": status.value, "outcome": "refused", "code": error.code}
+    logger.info(
+        "%d refused before it was read: %s",
+        status,
+        error.code,
+        extra={"request_id": request_id, "facts": facts},
+    )
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body

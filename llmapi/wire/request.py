@@ -3,8 +3,9 @@
 import time
 from typing import Any
 
+from llmapi import metrics
 from llmapi.errors import ApiError, InternalError, envelope
-from llmapi.middleware import new_request_id
+from llmapi.request_ids import new_request_id
 from llmapi.sse import encode_json
 from llmapi.wire.bodies import Body
 from llmapi.wire.head import StrictHead
@@ -62,6 +63,7 @@ class DoorRequest(StrictHead):
             error = ApiError(f"{body}.", code="invalid_http")
         else:
             error = InternalError("The server met an unexpected error. It has been logged.")
+        metrics.error_sent(status, error.code)
         content = encode_json(envelope(error)) + b"\n"
         headers = [
             (b"content-type", b"application/json"),

@@ -13,7 +13,8 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from accounts.models import ApiKey, AuditEvent
-from config.env import ServerSettings, explain
+from config.env import ServerSettings
+from config.reading import explain
 from conversations.models import (
     Completion,
     CompletionContent,

@@ -50,6 +50,8 @@ async def test_everybody_gets_what_the_matrix_says(world) -> None:
             if answer.status != expected:
                 told = answer.body[:120].decode()
                 wrong.append(f"{line.title} by {asker}: {answer.status}, not {expected}: {told}")
+            elif not {"x-request-id", "openai-processing-ms"} <= answer.headers.keys():
+                wrong.append(f"{line.title} by {asker} has no id: {answer.headers}")
             elif answer.status == 302 and asker in NO_SESSION and line.method == "GET":
                 to_sign_in = ("/sign-in/", "/admin/", "/password/")  # these send on from there
                 assert answer.headers["location"].startswith(to_sign_in), line.title

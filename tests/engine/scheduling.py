@@ -5,8 +5,9 @@ from typing import Any
 
 from llmapi.engine.blocks import BlockPool
 from llmapi.engine.messages import SamplingParams
-from llmapi.engine.scheduler import Scheduler, Step
+from llmapi.engine.scheduler import Scheduler
 from llmapi.engine.sequence import Sequence
+from llmapi.engine.step import Step
 
 
 def sequence(

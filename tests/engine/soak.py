@@ -72,7 +72,7 @@ class Soak:
             return self._now
 
         pace = Pace(2.25, clock=clock)
-        self._engine._pace = self._engine._scheduler._pace = pace
+        self._engine._pace = self._engine._scheduler._dealer._pace = pace
 
     def run(self) -> Report:
         """Raises AssertionError or RuntimeError at the first thing that is not as it should be."""

@@ -17,8 +17,8 @@ from transformers import AutoModelForCausalLM
 from llmapi.engine import source
 from llmapi.engine.engine import Engine
 from llmapi.engine.messages import AdapterFailed, AdapterLoaded
-from llmapi.engine.scheduler import Chunk
 from llmapi.engine.sequence import Sequence
+from llmapi.engine.step import Chunk
 
 ATTENTION = ["q_proj", "v_proj"]
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -13,9 +13,9 @@ from driving import ask, drive, greedy, make_engine, some_prompt
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.engine import Engine
 from llmapi.engine.loader import load
-from llmapi.engine.scheduler import Chunk
 from llmapi.engine.sequence import Sequence
 from llmapi.engine.source import LoadError
+from llmapi.engine.step import Chunk
 
 BASE: dict[str, Any] = {
     "vocab_size": 400,

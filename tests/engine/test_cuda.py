@@ -16,7 +16,7 @@ from llmapi.engine.messages import GenerateRequest, SamplingParams
 from llmapi.engine.packed import find_varlen
 from llmapi.engine.requests import sequences_of
 from llmapi.engine.sampler import Sampler
-from llmapi.engine.scheduler import Chunk
+from llmapi.engine.step import Chunk
 
 pytestmark = [
     pytest.mark.cuda,

@@ -24,7 +24,7 @@ def test_the_sums_are_what_the_steps_computed(engine: Engine) -> None:
     drawn = sum(finish.completion_tokens for finish in told.finished.values())
     assert figures.drawn_tokens == drawn - 5, "the last token of each is drawn and not computed"
     assert sum(figures.batch_sizes) == figures.steps
-    assert figures.batched == figures.drawn_tokens + 6, "each prompt fits into one pass"
+    assert figures.batched >= figures.drawn_tokens + 6, "each prompt takes a pass, or several"
     assert figures.batch_sizes[BATCH_SIZES.index(8)] > 0
     assert figures.steps_s > 0
     assert figures.begun_tokens == 5 * 20 + 30

@@ -19,8 +19,8 @@ from llmapi.engine import merging
 from llmapi.engine.config import EngineConfig
 from llmapi.engine.loader import Loaded, load
 from llmapi.engine.messages import AdapterLoaded, LoadProgress
-from llmapi.engine.scheduler import Chunk
 from llmapi.engine.sequence import Sequence
+from llmapi.engine.step import Chunk
 
 pytestmark = [
     # What peft says of adapters of tied embeddings, as their maker hears it.

@@ -12,9 +12,9 @@ from torch import Tensor
 from llmapi.engine.engine import Engine
 from llmapi.engine.native import library
 from llmapi.engine.native.library import GROUP, KINDS, NativeUnavailable, product
-from llmapi.engine.scheduler import Chunk
 from llmapi.engine.sequence import Sequence
 from llmapi.engine.source import LoadError
+from llmapi.engine.step import Chunk
 
 VARIANTS = {
     "this CPU": (),

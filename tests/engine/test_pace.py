@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from llmapi.engine.pace import FLOOR, MEASURE_EVERY, Pace
+from llmapi.engine.pace import FLOOR, FORGOTTEN_AFTER, LEAST_STRETCH, MEASURE_EVERY, Pace
 
 Cost = Callable[[int, int], float]
 
@@ -13,10 +13,11 @@ Cost = Callable[[int, int], float]
 class Machine:
     """Takes as long for a step as it is told to."""
 
-    def __init__(self, cost: Cost, stretch: float = 2.25) -> None:
+    def __init__(self, cost: Cost, stretch: float = 2.25, **options: float) -> None:
         self.cost = cost
         self.now = 0.0
-        self.pace = Pace(stretch, clock=lambda: self.now)
+        options = {"long_s": 1000.0} | options
+        self.pace = Pace(stretch, clock=lambda: self.now, **options)
 
     def step(self, rows: int, waiting: int = 0, most: int = 512) -> tuple[int, float]:
         """One step beside `waiting` prompt tokens; returns how many it took, and its seconds."""
@@ -117,3 +118,126 @@ def test_decoding_alone_is_measured_again_from_time_to_time() -> None:
     amounts = [machine.step(4, 10_000)[0] for _ in range(6 * MEASURE_EVERY)]
     assert amounts.count(0) == 6 or amounts.count(0) == 5
     assert amounts[-1] == pytest.approx(fast, rel=0.1)
+
+
+# ---- beside others -------------------------------------------------------------------------------
+
+
+class Shared(Machine):
+    """Steps with rows of several users, of whom one wants `least`."""
+
+    def shared(
+        self, least: int, users: int, wanted: int, waiting: int = 0
+    ) -> tuple[int, int, float]:
+        """One step; rows, prompt tokens and seconds of it."""
+        self.pace.start()
+        budget = self.pace.row_budget(least, users, beside_prompts=bool(waiting))
+        rows, amount = min(budget, wanted), 0
+        if waiting:
+            amount = min(waiting, self.pace.shared_budget(rows, 512, beside=least))
+        seconds = self.cost(rows, amount)
+        self.now += seconds
+        self.pace.finish(rows, amount)
+        return rows, amount, seconds
+
+
+def cpu(rows: int, prompt: int) -> float:
+    return 0.0126 + 0.0018 * rows + 0.00077 * prompt
+
+
+@pytest.mark.parametrize("least", [1, 3, 6])
+def test_rows_of_others_stretch_a_step_as_far_as_wanted_and_not_farther(least: int) -> None:
+    machine = Shared(cpu)
+    steps = [machine.shared(least, 2, 32) for _ in range(60)]
+    alone = cpu(least, 0)
+    assert steps[0][0] == least, "first it is measured"
+    typical = sorted(seconds for *_, seconds in steps)[30]
+    assert 1.55 * alone <= typical <= 1.8 * alone
+
+
+def test_beside_prompts_half_of_the_time_is_theirs() -> None:
+    machine = Shared(cpu)
+    for _ in range(8):
+        machine.shared(1, 2, 32)
+    machine.step(8, 100)  # what a prompt token costs
+    machine.step(8)
+    steps = [machine.shared(1, 2, 32, waiting=10_000) for _ in range(60)]
+    rows, amounts, seconds = zip(*steps[10:], strict=True)
+    extra_rows, extra_tokens = sorted(rows)[25] - 1, sorted(amounts)[25]
+    assert 0.5 <= extra_rows * 0.0018 / (extra_tokens * 0.00077) <= 2
+    assert sorted(seconds)[25] <= 1.8 * cpu(1, 0)
+
+
+def test_every_user_has_as_many_rows_as_who_wants_least() -> None:
+    machine = Shared(cpu)
+    steps = [machine.shared(2, 10, 100) for _ in range(30)]
+    assert sorted(rows for rows, *_ in steps)[15] == 20
+
+
+def test_where_rows_cost_nothing_others_have_all_that_they_want() -> None:
+    machine = Shared(lambda rows, prompt: 0.01)
+    assert [machine.shared(1, 2, 32)[0] for _ in range(8)][-1] == 32
+
+
+def test_what_rows_cost_is_forgotten_and_learned_anew() -> None:
+    dear = True
+
+    def cost(rows: int, prompt: int) -> float:
+        return 0.01 * (rows if dear else 1)
+
+    machine = Shared(cost)
+    for _ in range(50):
+        machine.shared(1, 2, 32)
+    assert machine.shared(1, 2, 32)[0] == 2, "nobody has less than who wants least"
+    dear = False
+    for _ in range(FORGOTTEN_AFTER + 50):
+        machine.shared(1, 2, 32)
+    assert machine.shared(1, 2, 32)[0] == 32
+
+
+def test_a_first_prompt_may_take_as_long_as_those_beside_it_bear() -> None:
+    machine = Machine(cpu)
+    for rows in (1, 31):
+        for _ in range(5):
+            machine.step(rows)
+    for _ in range(5):
+        machine.step(31, 200)
+    wide = machine.pace.first_budget(1, 512, beside=31)
+    narrow = machine.pace.first_budget(1, 512, beside=1)
+    assert cpu(1, wide) == pytest.approx(2.25 * cpu(31, 0), rel=0.1)
+    assert cpu(1, narrow) == pytest.approx(2.25 * cpu(1, 0), rel=0.1)
+
+
+def test_a_long_step_is_stretched_hardly() -> None:
+    machine = Machine(cpu, long_s=0.1)
+    for _ in range(3):
+        machine.step(31)
+    times = [machine.step(31, 10_000)[1] for _ in range(30)]
+    assert sorted(times)[15] == pytest.approx(0.1, rel=0.1)
+    slow = Machine(lambda rows, prompt: 10 * cpu(rows, prompt), long_s=0.1)
+    for _ in range(3):
+        slow.step(31)
+    times = [slow.step(31, 10_000)[1] for _ in range(30)]
+    assert sorted(times)[15] == pytest.approx(LEAST_STRETCH * 10 * cpu(31, 0), rel=0.1)
+
+
+def test_prompts_alone_share_short_steps_and_a_single_one_takes_all() -> None:
+    machine = Machine(cpu, long_s=0.1)
+    for _ in range(3):
+        machine.step(31)
+        machine.step(31, 100)
+    assert machine.pace.prompt_budget(0, 512, is_only=True) == 512
+    assert machine.pace.prompt_budget(0, 512) == pytest.approx(0.1 / 0.00077, rel=0.1)
+
+
+def test_a_step_without_rows_is_never_empty() -> None:
+    """There would be none after it that could teach anything."""
+    fresh = Machine(cpu).pace
+    assert fresh.prompt_budget(0, 512) > 0
+    assert fresh.first_budget(0, 512, beside=3) > 0
+    measured = Machine(cpu)
+    measured.step(4)
+    for _ in range(2 * MEASURE_EVERY):
+        measured.step(4, 100)
+        assert measured.pace.prompt_budget(0, 512) > 0
+        assert measured.pace.first_budget(0, 512, beside=200) > 0

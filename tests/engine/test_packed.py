@@ -14,8 +14,8 @@ from llmapi.engine.decoder import FusedDecoder
 from llmapi.engine.engine import Engine
 from llmapi.engine.graphs import DecodeSteps, bucket_of_room, bucket_of_rows
 from llmapi.engine.packed import find_varlen
-from llmapi.engine.scheduler import Chunk
 from llmapi.engine.sequence import Sequence
+from llmapi.engine.step import Chunk
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from llmapi.engine.cache import CacheShape, KVCache
 from llmapi.engine.generic import GenericNetwork
 from llmapi.engine.machine import cache_tokens
 from llmapi.engine.placement import check_placement
-from llmapi.engine.scheduler import Chunk
 from llmapi.engine.sequence import Sequence
 from llmapi.engine.source import LoadError
+from llmapi.engine.step import Chunk
 
 GPUS = [torch.device("cuda", 0), torch.device("cuda", 1)]
 CONFIG = LlamaConfig(

@@ -58,7 +58,7 @@ def test_preempted_texts_equal_those_alone_greedy_and_seeded(
 def test_a_preempted_embedding_is_computed_again_from_its_beginning(
     small: Engine, reference: Reference
 ) -> None:
-    small._scheduler._step_tokens = 3  # so that it is in the middle when the others grow
+    small._scheduler._dealer._step_tokens = 3  # so that it is in the middle when the others grow
     for index in range(2):
         small.add(ask(f"r{index}", some_prompt(index, 3), max_tokens=45, user="modest"))
     long = some_prompt(9, 60)

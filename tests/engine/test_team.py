@@ -9,8 +9,8 @@ import torch
 from driving import make_engine, some_prompt
 
 from llmapi.engine.native import library
-from llmapi.engine.scheduler import Chunk
 from llmapi.engine.sequence import Sequence
+from llmapi.engine.step import Chunk
 
 HERE = Path(__file__).parent
 

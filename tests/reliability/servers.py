@@ -18,6 +18,9 @@ DatabaseName = Literal["SQLite", "PostgreSQL"]
 DATABASES: tuple[DatabaseName, ...] = ("SQLite", "PostgreSQL")
 
 ALL_CORES = {"LLMAPI_THREADS": str(len(os.sched_getaffinity(0)))}
+FLAGS = tuple(os.environ.get("RELIABILITY_FLAGS", "--only_cpu").split())
+"""For the embedded model: `--only_cpu --load_in_8bit` measures 8-bit weights."""
+
 ECHO = {"model": None, "flags": (), "LLMAPI_ENGINE": "echo"}
 """Options of a server without a model."""
 

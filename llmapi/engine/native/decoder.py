@@ -13,7 +13,7 @@ from llmapi.engine.cache import CacheShape, KVCache
 from llmapi.engine.decoder import rotations, window_of
 from llmapi.engine.native import library
 from llmapi.engine.native.library import BLOCK, GROUP, KINDS, MAX_QUERIES
-from llmapi.engine.scheduler import Chunk
+from llmapi.engine.step import Chunk
 
 TOLERANCES = {"float32": 2e-3, "bfloat16": 1e-1, "int8": 2e-1}
 """Of the logits, as a part of the largest."""
