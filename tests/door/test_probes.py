@@ -16,15 +16,16 @@ PROBES = ("/health", "/ready")
 @pytest.fixture
 def silent(monkeypatch):
     """A database that says nothing until the event is set."""
-    speaks = threading.Event()
+    speaks, is_asked = threading.Event(), threading.Event()
     asked = []
 
     def ask():
         asked.append(1)
+        is_asked.set()
         assert speaks.wait(60)
 
     monkeypatch.setattr(readiness, "ask_database", ask)
-    speaks.asked = asked
+    speaks.asked, speaks.is_asked = asked, is_asked
     yield speaks
     speaks.set()
 
@@ -50,9 +51,8 @@ async def test_a_database_that_is_silent_is_told_of_and_keeps_nobody_waiting(
 
 async def test_however_many_ask_the_database_is_asked_once(served, silent):
     asking = [asyncio.ensure_future(Client().get("/ready")) for _ in range(50)]
-    while not silent.asked:  # noqa: ASYNC110 (it is a thread that asks)
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.1)
+    assert await asyncio.to_thread(silent.is_asked.wait, 30)
+    await asyncio.sleep(0.1)  # so that all of them have come
     silent.set()
     assert {(await one).status for one in asking} == {200}
     assert len(silent.asked) == 1
