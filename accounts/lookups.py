@@ -17,6 +17,8 @@ class FilteredAlone:
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         allowed: set[str | None] = {*self.other_lookups}
         for item in self.list_filter:
+            if isinstance(item, tuple):  # a field, and the filter for it
+                item = item[0]
             if isinstance(item, str):
                 hows = ("exact", "id__exact", "gte", "lt", "isnull")
                 allowed |= {f"{item}__{how}" for how in hows}

@@ -1,5 +1,5 @@
 """What members of staff may do; and which users they may govern: make keys for, change, deactivate,
-give a password."""
+give a password, erase what they said."""
 
 from django.db.models import Q
 
@@ -14,7 +14,8 @@ def staff_may(user: User, right: str) -> bool:
 
 def may_govern(actor: User, user: User) -> bool:
     """Superusers everybody; others themselves, and those who have no rights of staff: whoever makes
-    a key or a password for a user can act as that user."""
+    a key or a password for a user can act as that user, and what staff said is evidence of what
+    they did."""
     return actor.is_superuser or actor.pk == user.pk or not (user.is_staff or user.is_superuser)
 
 

@@ -41,7 +41,8 @@ from accounts.models import ApiKey, User  # noqa: E402
 from accounts.services import key_create  # noqa: E402
 from benchmarks.figures import markdown  # noqa: E402
 from conversations.models import Completion, Conversation, Message, UsageHour  # noqa: E402
-from conversations.usage.totals import UsageQuery, usage  # noqa: E402
+from conversations.usage.query import UsageQuery  # noqa: E402
+from conversations.usage.totals import usage  # noqa: E402
 
 WARM_RUNS = 5
 LIMIT_MS = 500

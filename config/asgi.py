@@ -15,6 +15,7 @@ django.setup(set_prefix=False)
 
 from llmapi.asgi import StaticFiles, StrictHandler  # noqa: E402
 from llmapi.places import Seated  # noqa: E402
+from llmapi.probes import Probes  # noqa: E402
 from llmapi.routing import application as door_before  # noqa: E402
 
 
@@ -43,4 +44,4 @@ class ClosingHandler(StrictHandler):
 
 
 views: Any = Seated(ClosingHandler(), settings.LLMAPI.max_views)
-application = door_before(StaticFiles(views))
+application = door_before(Probes(StaticFiles(views)))

@@ -4,31 +4,27 @@ A field `base_model` is the variable `LLMAPI_BASE_MODEL`; the few with an alias 
 Django deployments expect. docs/settings.md shows this table to operators.
 """
 
-import contextlib
-import difflib
 import os
-import secrets
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-import dj_database_url
-from dotenv import dotenv_values
-from pydantic import Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from redis.connection import parse_url as parse_redis_url
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from config.values import (
+    Aliases,
+    CommaSeparated,
+    DatabaseUrl,
+    Pairs,
+    RedisUrl,
+    sentence_of,
+)
 
 PROJECT_DIR = Path(__file__).resolve().parent.parent
 PREFIX = "LLMAPI_"
 ENV_FILE = Path(os.environ.get("LLMAPI_ENV_FILE", PROJECT_DIR / ".env"))
 LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
-
-SECRETS = ("SECRET_KEY", "DATABASE_URL", "REDIS_URL", "LLMAPI_METRICS_TOKEN")
-"""Variables whose values are repeated nowhere."""
-
-CommaSeparated = Annotated[list[str], NoDecode]
-Pairs = Annotated[dict[str, str], NoDecode]
 
 
 class ServerSettings(BaseSettings):
@@ -92,7 +88,7 @@ class ServerSettings(BaseSettings):
     model_name: str | None = Field(
         None, min_length=1, max_length=200, description="Model id shown to clients."
     )
-    model_aliases: Pairs = Field(
+    model_aliases: Aliases = Field(
         {},
         description="Other names that requests may use: `gpt-4=MODEL`, separated by commas.",
     )
@@ -271,8 +267,8 @@ class ServerSettings(BaseSettings):
         None,
         pattern=r"^https?://[^/?#\s]+/?$",
         description="Address at which users reach this server: `https://llm.example.org`. For the "
-        "examples on pages, and for links that commands print. Default: where a page was reached, "
-        "and http with the host and port above.",
+        "examples on pages, and for links to sign up and to set a password. Default: where a page "
+        "was reached; for links that commands print, http with the host and port above.",
     )
     proxies: int = Field(
         0,
@@ -330,7 +326,7 @@ class ServerSettings(BaseSettings):
     var_dir: Path = Field(
         PROJECT_DIR / "var", description="Database, secret key, converted models, locks, journals."
     )
-    database_url: str | None = Field(
+    database_url: DatabaseUrl | None = Field(
         None,
         repr=False,
         validation_alias="DATABASE_URL",
@@ -359,7 +355,7 @@ class ServerSettings(BaseSettings):
         "text", description="`text`, for people, or `json`: one object a line."
     )
 
-    redis_url: str | None = Field(
+    redis_url: RedisUrl | None = Field(
         None,
         repr=False,
         validation_alias="REDIS_URL",
@@ -395,72 +391,6 @@ class ServerSettings(BaseSettings):
             )
         return self
 
-    @field_validator("allowed_hosts", "shared_system_prompts", mode="before")
-    @classmethod
-    def split_commas(cls, value: object) -> object:
-        if isinstance(value, str):
-            return [part.strip() for part in value.split(",") if part.strip()]
-        return value
-
-    @field_validator("lora_models", "model_aliases", mode="before")
-    @classmethod
-    def split_pairs(cls, value: object) -> object:
-        """`a=b,c=d`, in one string or in several."""
-        if isinstance(value, dict):
-            return value
-        words = value if isinstance(value, list) else [value]
-        parts = [part.strip() for word in words for part in str(word).split(",")]
-        pairs: dict[str, str] = {}
-        for part in filter(None, parts):
-            name, equals, meant = (side.strip() for side in part.partition("="))
-            if not (name and equals and meant):
-                raise ValueError(
-                    f"takes name=value pairs, separated by commas; '{part}' is no such pair"
-                )
-            if name in pairs:
-                raise ValueError(f"names '{name}' twice")
-            pairs[name] = meant
-        return pairs
-
-    @field_validator("model_aliases")
-    @classmethod
-    def are_no_chains(cls, value: dict[str, str]) -> dict[str, str]:
-        for alias, target in value.items():
-            if target == alias:
-                raise ValueError(
-                    f"'{alias}' stands for itself; a model's own name needs no alias: leave it out"
-                )
-            if target in value:
-                raise ValueError(
-                    f"'{alias}' stands for '{target}', which is an alias itself; name the model"
-                )
-        return value
-
-    @field_validator("database_url")
-    @classmethod
-    def is_database_url(cls, value: str | None) -> str | None:
-        if value is not None:
-            scheme = value.partition("://")[0]
-            try:
-                dj_database_url.parse(value)
-            except Exception as error:
-                raise ValueError(
-                    "is not a database URL such as postgres://user:password@host:5432/name"
-                ) from error
-            if scheme not in ("postgres", "postgresql", "sqlite"):
-                raise ValueError("must be a PostgreSQL (postgres://) or SQLite (sqlite:///) URL")
-        return value
-
-    @field_validator("redis_url")
-    @classmethod
-    def is_redis_url(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                parse_redis_url(value)
-            except ValueError as error:
-                raise ValueError("is not a URL such as redis://127.0.0.1:6379/0") from error
-        return value
-
     @field_validator("engine", "dtype", "log_level", "log_format", "prompt_template", mode="before")
     @classmethod
     def strip_space(cls, value: object) -> object:
@@ -468,90 +398,11 @@ class ServerSettings(BaseSettings):
 
     @staticmethod
     def sentence_of(problem: Mapping[str, Any]) -> str:
-        """What is wrong with a value, beginning with its verb; `problem`: one of a
-        ValidationError's."""
-        told = problem.get("ctx", {})
-        match problem["type"]:
-            case "greater_than_equal":
-                return f"must be at least {told['ge']:g}"
-            case "greater_than":
-                return f"must be above {told['gt']:g}"
-            case "less_than_equal":
-                return f"must be at most {told['le']:g}"
-            case "int_parsing" | "int_type" | "int_from_float":
-                return "must be a whole number"
-            case "float_parsing" | "float_type":
-                return "must be a number"
-            case "bool_parsing" | "bool_type":
-                return "must be true or false"
-            case "string_too_short":
-                return f"must have at least {told['min_length']} characters"
-            case "string_too_long":
-                return f"must have at most {told['max_length']} characters"
-            case "literal_error":
-                return f"must be {told['expected']}"
-        message = problem["msg"].removeprefix("Value error, ")
-        return f"{message[:1].lower()}{message[1:]}"
+        """For `serve`, whose flags are values of these too, and which does not know this room."""
+        return sentence_of(problem)
 
 
 def variable_name(field: str) -> str:
     """The environment variable of a field: `base_model` -> `LLMAPI_BASE_MODEL`."""
     alias = ServerSettings.model_fields[field].validation_alias
     return alias if isinstance(alias, str) else PREFIX + field.upper()
-
-
-def load() -> ServerSettings:
-    """Read the environment; a bad value ends the process with a sentence that names the
-    variable."""
-    known = {variable_name(field) for field in ServerSettings.model_fields} | {"LLMAPI_ENV_FILE"}
-    if "LLMAPI_ENV_FILE" in os.environ and not ENV_FILE.is_file():
-        sys.exit(f"llmapi: LLMAPI_ENV_FILE: there is no file '{ENV_FILE}'")
-    for name in (*os.environ, *dotenv_values(ENV_FILE)):
-        if name.startswith(PREFIX) and name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {nearest[0]}?" if nearest else ""
-            sys.exit(f"llmapi: {name} is not a setting of this server.{hint}")
-    try:
-        settings = ServerSettings()
-        settings.var_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except ValidationError as error:
-        sys.exit(explain(error))
-    except OSError as error:
-        sys.exit(f"llmapi: LLMAPI_VAR_DIR: '{error.filename}': {error.strerror}")
-    return settings
-
-
-def explain(error: ValidationError) -> str:
-    """One sentence for each bad value, naming its variable. Values of secrets are not repeated."""
-    sentences = []
-    for problem in error.errors():
-        if not problem["loc"]:
-            sentences.append(f"llmapi: {problem['msg'].removeprefix('Value error, ')}")
-            continue
-        field = str(problem["loc"][0])
-        name = variable_name(field) if field in ServerSettings.model_fields else field
-        message = ServerSettings.sentence_of(problem)
-        if name in SECRETS or problem["type"] == "value_error":
-            shown = ""  # a secret; or the sentence names the part of it that is wrong
-        else:
-            shown = f" (it is {problem['input']!r})"
-        sentences.append(f"llmapi: {name}: {message}{shown}")
-    return "\n".join(sentences)
-
-
-def read_or_make_secret_key(var_dir: Path) -> str:
-    """The key that signs sessions: made on the first start, readable by its owner alone."""
-    path = var_dir / "secret_key"
-    if not path.exists():
-        # Under another name first: of two servers that start at once, neither reads half a key.
-        mine = var_dir / f"secret_key.{os.getpid()}"
-        descriptor = os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(50) + "\n")
-        with contextlib.suppress(FileExistsError):
-            os.link(mine, path)
-        mine.unlink()
-    key = path.read_text().strip()
-    if len(key) < 32:
-        sys.exit(f"llmapi: '{path}' holds no key; remove the file to have a new one made")
-    return key

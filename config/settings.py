@@ -4,13 +4,13 @@ from typing import Any
 
 import dj_database_url
 
-from config import env
+from config import env, reading
 
-LLMAPI = env.load()
+LLMAPI = reading.load()
 BASE_DIR = env.PROJECT_DIR
 VAR_DIR = LLMAPI.var_dir
 
-SECRET_KEY = LLMAPI.secret_key or env.read_or_make_secret_key(VAR_DIR)
+SECRET_KEY = LLMAPI.secret_key or reading.read_or_make_secret_key(VAR_DIR)
 DEBUG = LLMAPI.debug
 ALLOWED_HOSTS = LLMAPI.allowed_hosts
 
@@ -44,7 +44,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "conversations.middleware.ExportsMiddleware",
+    "conversations.exports.middleware.ExportsMiddleware",
 ]
 
 ROOT_URLCONF = "config.urls"

@@ -10,7 +10,7 @@ class ConversationsConfig(AppConfig):
     verbose_name = "History"
 
     def ready(self) -> None:
-        post_migrate.connect(make_roles, sender=self, dispatch_uid="conversations.staff.roles")
+        post_migrate.connect(update_roles, sender=self, dispatch_uid="conversations.staff.roles")
 
 
 class StaffAdminConfig(AdminConfig):
@@ -19,8 +19,8 @@ class StaffAdminConfig(AdminConfig):
     default_site = "conversations.staff.site.StaffSite"
 
 
-def make_roles(**kwargs: Any) -> None:
+def update_roles(**kwargs: Any) -> None:
     from conversations.staff import roles  # models are not loaded when this module is
 
     kwargs.pop("sender")
-    roles.roles_make(**kwargs)
+    roles.roles_update(**kwargs)

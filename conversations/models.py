@@ -316,11 +316,29 @@ class IdempotencyKey(models.Model):
         return f"idempotency key of {self.completion_id}"
 
 
-class UsageHour(models.Model):
+class UsageSums(models.Model):
+    """What was used, in numbers."""
+
+    requests = models.PositiveIntegerField()
+    failed = models.PositiveIntegerField(help_text="Failed, or interrupted by the server's end.")
+    cancelled = models.PositiveIntegerField()
+    prompt_tokens = models.PositiveBigIntegerField()
+    cached_tokens = models.PositiveBigIntegerField()
+    completion_tokens = models.PositiveBigIntegerField()
+    duration_ms = models.PositiveBigIntegerField(help_text="Sum over those that ended in time.")
+    durations = models.PositiveIntegerField(help_text="How many those are.")
+    first_token_ms = models.PositiveBigIntegerField(help_text="Sum over those that said a word.")
+    first_tokens = models.PositiveIntegerField(help_text="How many those are.")
+
+    class Meta:
+        abstract = True
+
+
+class UsageHour(UsageSums):
     """What one key used of one model in one hour that is over: completions, folded.
 
     Counts of the hour in which the requests began. Hours that are not folded yet are counted from
-    the completions themselves (`conversations.usage.totals`).
+    the completions themselves (`conversations.usage`).
     """
 
     hour = models.DateTimeField(help_text="When it began.")
@@ -337,16 +355,6 @@ class UsageHour(models.Model):
     )
     model = models.CharField(max_length=200)
     kind = models.CharField(max_length=10, choices=Completion.Kind.choices)
-    requests = models.PositiveIntegerField()
-    failed = models.PositiveIntegerField(help_text="Failed, or interrupted by the server's end.")
-    cancelled = models.PositiveIntegerField()
-    prompt_tokens = models.PositiveBigIntegerField()
-    cached_tokens = models.PositiveBigIntegerField()
-    completion_tokens = models.PositiveBigIntegerField()
-    duration_ms = models.PositiveBigIntegerField(help_text="Sum over those that ended in time.")
-    durations = models.PositiveIntegerField(help_text="How many those are.")
-    first_token_ms = models.PositiveBigIntegerField(help_text="Sum over those that said a word.")
-    first_tokens = models.PositiveIntegerField(help_text="How many those are.")
 
     class Meta:
         constraints = [
@@ -364,6 +372,43 @@ class UsageHour(models.Model):
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%d %H:00} {self.model}"
+
+
+class UserDay(UsageSums):
+    """What one user used in one day (of UTC) that is over: hours, folded. For questions about all
+    users over months, which have a few hundred hours for each of these rows to read."""
+
+    day = models.DateTimeField(help_text="When it began.")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, on_delete=models.PROTECT, db_index=False, related_name="+"
+    )
+
+    class Meta:
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(fields=["day", "user"], name="user_day_one"),
+        ]
+        indexes = [models.Index(fields=["user", "day"])]
+
+    def __str__(self) -> str:
+        return f"{self.day:%Y-%m-%d} user {self.user_id}"
+
+
+class ModelDay(UsageSums):
+    """What all users together used of one model in one day: hours, folded beside `UserDay`."""
+
+    day = models.DateTimeField(help_text="When it began.")
+    model = models.CharField(max_length=200)
+    kind = models.CharField(max_length=10, choices=Completion.Kind.choices)
+
+    class Meta:
+        default_permissions = ()
+        constraints = [
+            models.UniqueConstraint(fields=["day", "model", "kind"], name="model_day_one"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.day:%Y-%m-%d} {self.model}"
 
 
 class Label(models.Model):
@@ -402,3 +447,18 @@ class Review(models.Model):
 
     def __str__(self) -> str:
         return f"review of {self.conversation_id}"
+
+
+class RoleRight(models.Model):
+    """A right that the group of this name was given, by the version of this server that brought it:
+    no later one gives it again (`conversations.staff.roles`)."""
+
+    role = models.CharField(max_length=150)
+    right = models.CharField(max_length=200, help_text="`app.codename`")
+
+    class Meta:
+        default_permissions = ()
+        constraints = [models.UniqueConstraint(fields=["role", "right"], name="role_right_once")]
+
+    def __str__(self) -> str:
+        return f"{self.role}: {self.right}"

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from django.conf import settings
 from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.exceptions import BadRequest, SuspiciousFileOperation
 from django.core.handlers.asgi import ASGIHandler, ASGIRequest
-from django.http import Http404, HttpRequest, QueryDict
+from django.http import Http404, HttpRequest, HttpResponse, QueryDict
 from django.utils.datastructures import MultiValueDict
 from django.utils.http import parse_header_parameters
 
@@ -41,6 +42,16 @@ class StrictRequest(ASGIRequest):
             self._files: MultiValueDict[str, Any] = MultiValueDict()
             raise BadRequest("Forms are in UTF-8 here.")
         super()._load_post_and_files()
+
+
+async def send_response(response: HttpResponse, send: Any) -> None:
+    """A whole response, from where neither Django's handler nor its middlewares are passed."""
+    for name, value in {**ALWAYS, "X-Frame-Options": settings.X_FRAME_OPTIONS}.items():
+        response[name] = value
+    response["Content-Length"] = str(len(response.content))
+    headers = [(name.lower().encode(), value.encode()) for name, value in response.items()]
+    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": response.content})
 
 
 class StrictHandler(ASGIHandler):

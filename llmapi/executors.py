@@ -3,7 +3,8 @@
 A request takes two turns on a thread, for each turn costs both sides a wake-up: `admission` does
 all that comes before it is accepted, `database` writes its end. What takes long there, such as a
 body of megabytes, delays other admissions, and never an end or a flush. `disk` writes the journal,
-while all threads of `database` may be waiting for a database that is away.
+while all threads of `database` may be waiting for a database that is away; `readiness` asks whether
+it is.
 
 They keep few threads for as long as the process lives, so that each keeps its connection. Channels
 enters no ThreadSensitiveContext, so Django's own `sync_to_async` would put the database work of all
@@ -90,3 +91,4 @@ class Executor:
 admission = Executor("admission", threads=4)
 database = Executor("database", threads=4)
 disk = Executor("disk", threads=1)
+readiness = Executor("readiness", threads=1)

@@ -236,3 +236,12 @@ def adapter_object(adapter: ListedAdapter) -> JSON:
         "targets": list(info.targets) if info else None,
         "bytes": info.bytes if info else None,
     }
+
+
+def healthy() -> JSON:
+    return {"status": "ok"}
+
+
+def readiness(reason: str | None) -> JSON:
+    """`reason`: why not; None: it is ready."""
+    return {"status": "ready"} if reason is None else {"status": "unavailable", "reason": reason}

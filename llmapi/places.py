@@ -10,13 +10,12 @@ from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
-from django.conf import settings
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponseBase
 from django.utils import translation
 
-from accounts.middleware import ALWAYS, ContentSecurityPolicyMiddleware, is_api
+from accounts.middleware import ContentSecurityPolicyMiddleware, is_api
 from llmapi import metrics
-from llmapi.asgi import StrictRequest
+from llmapi.asgi import StrictRequest, send_response
 from llmapi.errors import overloaded
 from llmapi.middleware import RequestIdMiddleware
 from llmapi.turns import Turns
@@ -127,13 +126,7 @@ async def refuse(scope: Any, send: Any) -> None:
     answer: Callable[[HttpRequest], Any] = RequestIdMiddleware(
         ContentSecurityPolicyMiddleware(in_its_language)
     )
-    response: HttpResponse = answer(request)
-    for name, value in {**ALWAYS, "X-Frame-Options": settings.X_FRAME_OPTIONS}.items():
-        response[name] = value
-    response["Content-Length"] = str(len(response.content))
-    headers = [(name.lower().encode(), value.encode()) for name, value in response.items()]
-    await send({"type": "http.response.start", "status": response.status_code, "headers": headers})
-    await send({"type": "http.response.body", "body": response.content})
+    await send_response(answer(request), send)
 
 
 def in_its_language(request: HttpRequest) -> HttpResponseBase:

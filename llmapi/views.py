@@ -6,7 +6,6 @@ those policies itself and answers POST. Models and probes are plain views.
 
 from typing import Any, ClassVar, NoReturn
 
-from django.db import DatabaseError, connection
 from drf_spectacular.utils import (
     OpenApiExample,
     OpenApiParameter,
@@ -21,11 +20,10 @@ from rest_framework.views import APIView
 
 from accounts.models import ApiKey, Scope
 from conversations.errors import IDEMPOTENCY_KEY
-from conversations.processes.journal import journal
 from llmapi import payloads
 from llmapi.bodies import RequestSerializer
 from llmapi.errors import RETRY_AFTER_S, AsgiNeeded
-from llmapi.running import running
+from llmapi.readiness import why_not_ready
 from llmapi.schema import (
     ChatCompletionResponse,
     CompletionResponse,
@@ -193,6 +191,8 @@ class ModelView(APIView):
 
 
 class ProbeView(APIView):
+    """GET of these is answered by `llmapi.probes`."""
+
     authentication_classes = []
     permission_classes = [AllowAny]
 
@@ -206,7 +206,7 @@ class HealthView(ProbeView):
         tags=["Probes"],
     )
     def get(self, request: Request) -> Response:
-        return Response({"status": "ok"})
+        return Response(payloads.healthy())
 
 
 class ReadyView(ProbeView):
@@ -221,22 +221,7 @@ class ReadyView(ProbeView):
     )
     def get(self, request: Request) -> Response:
         reason = why_not_ready()
+        body = payloads.readiness(reason)
         if reason is None:
-            return Response({"status": "ready"})
-        body = {"status": "unavailable", "reason": reason}
+            return Response(body)
         return Response(body, status=503, headers={"Retry-After": str(RETRY_AFTER_S)})
-
-
-def why_not_ready() -> str | None:
-    if running.draining:
-        return "The server is shutting down."
-    if models.unavailable:
-        return models.unavailable
-    if journal.is_pending:
-        return "The database did not take what was written last."
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
-    except DatabaseError:
-        return "The database does not answer."
-    return None

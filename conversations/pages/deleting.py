@@ -59,8 +59,12 @@ def request(request: HttpRequest, public_id: str) -> HttpResponse:
     return render(request, "conversations/request_delete.html", {"completion": found})
 
 
+def may_delete() -> bool:
+    return settings.LLMAPI.users_may_delete
+
+
 def check_allowed() -> None:
-    if not settings.LLMAPI.users_may_delete:
+    if not may_delete():
         raise PermissionDenied("LLMAPI_USERS_MAY_DELETE is off.")
 
 

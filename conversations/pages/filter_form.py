@@ -41,8 +41,10 @@ class FilterForm(forms.Form):
     def __init__(self, data: Any, *, user: Any, with_kinds: bool) -> None:
         super().__init__(data)
         if with_kinds:
+            self.placeholder = _("Words of a prompt or answer, or an id")
             self._choices("kind", [("", _("All")), *KINDS.items()])
         else:
+            self.placeholder = _("Words of a message, or an id")
             del self.fields["kind"]
         # A model that was asked for longer ago than the choices reach back is one all the same.
         models = {*models_of(user), self.data.get("model", "")} - {""}

@@ -37,7 +37,7 @@ def conversations(request: HttpRequest) -> HttpResponse:
             passage = around.get(row.pk, "")
             if passage.strip("… ") not in row.title:  # else it says nothing new
                 row.passage = [*passages.highlighted(passage, wanted.words)]
-    return render(request, "conversations/history.html", context(request, form, found))
+    return render(request, "conversations/history.html", context(request, "history", form, found))
 
 
 @page
@@ -57,7 +57,7 @@ def requests(request: HttpRequest) -> HttpResponse:
         )
         for row in found.rows:
             row.excerpt = passages.excerpt(row)
-    return render(request, "conversations/requests.html", context(request, form, found))
+    return render(request, "conversations/requests.html", context(request, "requests", form, found))
 
 
 def turned_to(request: HttpRequest, rows: Any, field: str, matching: Any) -> keyset.Page:
@@ -81,7 +81,9 @@ def by_id(request: HttpRequest, term: str) -> HttpResponseRedirect | None:
     return None
 
 
-def context(request: HttpRequest, form: FilterForm, found: keyset.Page) -> dict[str, Any]:
+def context(
+    request: HttpRequest, name: str, form: FilterForm, found: keyset.Page
+) -> dict[str, Any]:
     asked = {
         name: value
         for name, value in request.GET.items()
@@ -92,11 +94,11 @@ def context(request: HttpRequest, form: FilterForm, found: keyset.Page) -> dict[
         return f"?{urlencode({**asked, **changes})}"
 
     return {
+        "list": name,
         "form": form,
         "found": found,
         "is_filtered": bool(asked),
         "older_link": link(older=found.older) if found.older else "",
         "newer_link": link(newer=found.newer) if found.newer else "",
-        "is_first": not found.newer,
         "newest_link": link() if asked else request.path,
     }

@@ -6,8 +6,8 @@ from django.urls import reverse
 
 from accounts.pages.access import page
 from conversations.models import Completion
+from conversations.pages.deleting import may_delete
 from conversations.pages.finding import find_completion
-from conversations.pages.transcript import rights
 from conversations.tree.said import prompt_texts
 
 MOST_TEXTS = 50
@@ -30,7 +30,7 @@ def one_request(request: HttpRequest, public_id: str) -> HttpResponse:
             (choice, shortened(choice.get("text") or ""))
             for choice in (content.output if content else [])[:MOST_TEXTS]
         ],
-        **rights(),
+        "may_delete": may_delete(),
     }
     return render(request, "conversations/request.html", context)
 

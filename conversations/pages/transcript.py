@@ -1,9 +1,6 @@
 """A conversation of one's own: read, renamed, a message by itself."""
 
-from typing import Any
-
 from django import forms
-from django.conf import settings
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -13,6 +10,7 @@ from django.views.decorators.http import require_POST
 
 from accounts.pages.access import page
 from conversations.own.versions import NoSuchMessage, way
+from conversations.pages.deleting import may_delete
 from conversations.pages.finding import find_conversation
 from conversations.selectors import conversation_summaries
 from conversations.tree.said import readable
@@ -40,7 +38,7 @@ def transcript(request: HttpRequest, public_id: str) -> HttpResponse:
         "way": shown,
         "summary": conversation_summaries([conversation.pk])[conversation.pk],
         "form": TitleForm(initial={"title": conversation.title}),
-        **rights(),
+        "may_delete": may_delete(),
     }
     return render(request, "conversations/transcript.html", context)
 
@@ -65,7 +63,3 @@ def text(request: HttpRequest, public_id: str, message_id: str) -> HttpResponse:
     conversation = find_conversation(request, public_id)
     message = get_object_or_404(conversation.messages, public_id=message_id)
     return HttpResponse(readable(message.content), content_type="text/plain; charset=utf-8")
-
-
-def rights() -> dict[str, Any]:
-    return {"may_delete": settings.LLMAPI.users_may_delete}

@@ -8,7 +8,7 @@ from accounts.models import ApiKey, User
 from accounts.pages.access import page
 from accounts.pages.allowances import Allowance, account_holder, allowances, key_holder
 from accounts.pages.keys import own_keys
-from conversations import own_usage
+from conversations.own import usage as own_usage
 
 MOST_KEYS = 10
 """Whose limits are shown: each is looked up by itself. All keys are on their own page."""
@@ -20,15 +20,15 @@ def usage(request: HttpRequest) -> HttpResponse:
     user = request.user
     assert isinstance(user, User)
     chosen = request.GET.get("range", "")
-    chosen = chosen if chosen in own_usage.RANGES else own_usage.DEFAULT_RANGE
+    chosen = chosen if chosen in own_usage.SPANS else own_usage.DEFAULT_SPAN
     by = request.GET.get("by", "")
     by = by if by in own_usage.GROUPS else own_usage.DEFAULT_GROUP
     context = {
-        "report": own_usage.report(user, own_usage.RANGES[chosen], by),
-        "ranges": [(key, value.name) for key, value in own_usage.RANGES.items()],
+        "report": own_usage.report(user, own_usage.SPANS[chosen], by),
+        "ranges": [(key, value.name) for key, value in own_usage.SPANS.items()],
         "groups": [(key, value[1]) for key, value in own_usage.GROUPS.items()],
         "chosen": chosen,
-        "chosen_name": own_usage.RANGES[chosen].name,
+        "chosen_name": own_usage.SPANS[chosen].name,
         "by": by,
         "by_name": own_usage.GROUPS[by][1],
         "own_limits": allowances(account_holder(user)),

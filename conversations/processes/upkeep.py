@@ -11,7 +11,7 @@ from conversations.idempotency import keys_prune
 from conversations.retention.pruning import limits_now, prune
 from conversations.retention.traces import log_empty
 from conversations.storage.overdue import HAS_S
-from conversations.usage.folding import hours_fold
+from conversations.usage.folding import days_fold, hours_fold
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,7 @@ class Upkeep:
         try:
             close_old_connections()
             hours_fold(should_stop=self._stopping.is_set)
+            days_fold(should_stop=self._stopping.is_set)
             keys_prune(should_stop=self._stopping.is_set)
             if time.monotonic() >= self._prune_from:
                 pruned = prune(limits_now(), should_stop=self._stopping.is_set)

@@ -27,28 +27,29 @@ from conversations.retention.erasing import (
 )
 from conversations.storage.portions import keys_in_portions
 from conversations.storage.writing import write_transaction
-from conversations.usage.folding import hour_of
+from conversations.usage.folding import GROUPS_OF_DAYS, day_of
 
 
 @dataclass(slots=True)
 class Pruned:
     """How many of each are gone, or would be.
 
-    texts: of requests without a conversation. requests, hours: rows that counted as usage.
+    texts: of requests without a conversation. requests: rows that counted as usage. sums: rows of
+    usage by the hour and by the day.
     """
 
     conversations: int = 0
     texts: int = 0
     requests: int = 0
-    hours: int = 0
+    sums: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.conversations or self.texts or self.requests or self.hours)
+        return bool(self.conversations or self.texts or self.requests or self.sums)
 
     def __str__(self) -> str:
         return (
             f"{self.conversations} conversations and the texts of {self.texts} other requests; "
-            f"the usage of {self.requests} requests and {self.hours} rows of usage by the hour"
+            f"the usage of {self.requests} requests and {self.sums} sums by the hour or day"
         )
 
 
@@ -72,8 +73,8 @@ def limits_now() -> Limits:
     usage = days_ago(settings.LLMAPI.keep_usage_days)
     return Limits(
         text=days_ago(settings.LLMAPI.keep_text_days),
-        # Whole hours, for one that lost some of its requests could not be folded anew.
-        usage=None if usage is None else hour_of(usage),
+        # Whole days, for one that lost some of its requests could not be folded anew.
+        usage=None if usage is None else day_of(usage),
     )
 
 
@@ -100,7 +101,7 @@ def would_prune(limits: Limits) -> Pruned:
         requests=_old_requests(limits.usage).exclude(erased_at=None).count()
         + _old_texts(limits.usage).count()
         + _old_requests(limits.usage).filter(conversation__in=_old_trees(limits.text)).count(),
-        hours=_old_hours(limits.usage).count(),
+        sums=sum(rows.count() for rows in _old_sums(limits.usage)),
     )
 
 
@@ -118,9 +119,9 @@ def _prunings(limits: Limits) -> Iterator[tuple[str, int]]:
     requests = _old_requests(limits.usage).exclude(erased_at=None)
     for pks in keys_in_portions(requests, COMPLETIONS_AT_ONCE):
         yield "requests", _delete(requests.filter(pk__in=pks))
-    hours = _old_hours(limits.usage)
-    for pks in keys_in_portions(hours, COMPLETIONS_AT_ONCE):
-        yield "hours", _delete(hours.filter(pk__in=pks))
+    for sums in _old_sums(limits.usage):
+        for pks in keys_in_portions(sums, COMPLETIONS_AT_ONCE):
+            yield "sums", _delete(sums.filter(pk__in=pks))
 
 
 def _delete(rows: QuerySet[Any]) -> int:
@@ -148,5 +149,8 @@ def _old_texts(before: datetime | None) -> QuerySet[Completion]:
     return _old_requests(before).filter(erased_at=None, conversation=None)
 
 
-def _old_hours(before: datetime | None) -> QuerySet[UsageHour]:
-    return UsageHour.objects.none() if before is None else UsageHour.objects.filter(hour__lt=before)
+def _old_sums(before: datetime | None) -> list[QuerySet[Any]]:
+    if before is None:
+        return []
+    days = [model.objects.filter(day__lt=before) for model in GROUPS_OF_DAYS]
+    return [*days, UsageHour.objects.filter(hour__lt=before)]

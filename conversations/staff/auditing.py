@@ -3,12 +3,22 @@
 from typing import Any
 
 from django.contrib import admin
+from django.contrib.admin import DateFieldListFilter
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 
 from accounts.models import AuditEvent
-from conversations.filters import TextFilter
-from conversations.staff.reading import HistoryAdmin, time_shown
+from conversations.staff.columns import time_shown
+from conversations.staff.filters import TextFilter
+from conversations.staff.reading import HistoryAdmin
+
+NOBODY = "(the server, or a command)"
+
+
+class TimeFilter(DateFieldListFilter):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.title = "time"
 
 
 class ActorFilter(TextFilter):
@@ -22,8 +32,7 @@ class ActorFilter(TextFilter):
 @admin.register(AuditEvent)
 class AuditEventAdmin(HistoryAdmin):
     list_display = ("time", "action", "target", "actor_shown", "address", "detail_shown")
-    list_display_links = None
-    list_filter = ("action", ActorFilter, "at")
+    list_filter = ("action", ActorFilter, ("at", TimeFilter))
     shown_with = ("actor",)
     search_fields = ("target",)
     page_template = "admin/conversations/audit_event.html"
@@ -35,7 +44,7 @@ class AuditEventAdmin(HistoryAdmin):
         return queryset.filter(target__startswith=term)
 
     def page_context(self, request: HttpRequest, obj: AuditEvent) -> dict[str, Any]:
-        return {"detail": self.detail_shown(obj)}
+        return {"detail": self.detail_shown(obj), "actor": self.actor_shown(obj)}
 
     @admin.display(description="time (UTC)", ordering="at")
     def time(self, event: AuditEvent) -> str:
@@ -43,7 +52,7 @@ class AuditEventAdmin(HistoryAdmin):
 
     @admin.display(description="by")
     def actor_shown(self, event: AuditEvent) -> str:
-        return event.actor.get_username() if event.actor else "(a command)"
+        return event.actor.get_username() if event.actor else NOBODY
 
     @admin.display(description="detail")
     def detail_shown(self, event: AuditEvent) -> str:

@@ -12,18 +12,12 @@ from django.utils import timezone
 
 from accounts.models import User
 from conversations import reviews
-from conversations.charts import Chart, Series
+from conversations.charts.chart import Chart, Series
+from conversations.charts.spans import Span
 from conversations.models import Completion, ServerProcess
 from conversations.processes.presence import HEARTBEAT_DEAD_AFTER_S
-from conversations.usage.totals import (
-    Usage,
-    UsageQuery,
-    Width,
-    active_users,
-    bucket_start,
-    total,
-    usage,
-)
+from conversations.usage.query import UsageQuery, bucket_start
+from conversations.usage.totals import Usage, active_users, total, usage
 
 Name = TypeVar("Name")
 
@@ -34,36 +28,13 @@ TOP = 8
 UNREVIEWED_AT_MOST = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    """What the charts span: `count` buckets of `hours` each, the last of which is now."""
-
-    name: str
-    hours: int
-    count: int
-    time_format: str
-
-    @property
-    def width(self) -> Width:
-        return "day" if self.hours == 24 else "hour"
-
-    def start_of(self, time: datetime) -> datetime:
-        """When the bucket began in which `time` is."""
-        start = bucket_start(time, self.width)
-        return start - timedelta(hours=start.hour % self.hours)
-
-    def starts(self, now: datetime) -> list[datetime]:
-        last = self.start_of(now)
-        return [last - timedelta(hours=self.hours * n) for n in range(self.count - 1, -1, -1)]
-
-
-RANGES = {
-    "24h": Range("24 hours", 1, 24, "%H:%M"),
-    "7d": Range("7 days", 6, 28, "%d %b"),
-    "30d": Range("30 days", 24, 30, "%d %b"),
-    "90d": Range("90 days", 24, 90, "%d %b"),
+SPANS = {
+    "24h": Span("24 hours", hours=1, count=24),
+    "7d": Span("7 days", hours=6, count=28),
+    "30d": Span("30 days", hours=24, count=30),
+    "90d": Span("90 days", hours=24, count=90),
 }
-DEFAULT_RANGE = "24h"
+DEFAULT_SPAN = "24h"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,23 +68,23 @@ class Dashboard:
     unreviewed: str
 
     @property
-    def ranges(self) -> list[tuple[str, str]]:
-        return [(key, chosen.name) for key, chosen in RANGES.items()]
+    def spans(self) -> list[tuple[str, str]]:
+        return [(key, chosen.name) for key, chosen in SPANS.items()]
 
     @property
     def chosen_name(self) -> str:
-        return RANGES[self.chosen].name
+        return SPANS[self.chosen].name
 
 
 def dashboard(chosen: str | None) -> Dashboard:
-    """For one of RANGES; for any other name, of the default. What runs now is of now; sums may be
+    """For one of SPANS; for any other name, of the default. What runs now is of now; sums may be
     CACHED_S seconds old."""
-    name = chosen if chosen in RANGES else DEFAULT_RANGE
+    name = chosen if chosen in SPANS else DEFAULT_SPAN
     alive = ServerProcess.objects.filter(
         stopped_at=None, heartbeat_at__gte=Now() - timedelta(seconds=HEARTBEAT_DEAD_AFTER_S)
     )
     unreviewed = reviews.unreviewed_count(UNREVIEWED_AT_MOST + 1)
-    known: Any = cache.get_or_set(f"dashboard-{name}", lambda: figures(RANGES[name]), CACHED_S)
+    known: Any = cache.get_or_set(f"dashboard-{name}", lambda: figures(SPANS[name]), CACHED_S)
     return Dashboard(
         chosen=name,
         figures=known,
@@ -125,80 +96,65 @@ def dashboard(chosen: str | None) -> Dashboard:
     )
 
 
-def figures(chosen: Range) -> Figures:
+def figures(chosen: Span) -> Figures:
     now = timezone.now()
     starts = chosen.starts(now)
-    # A request that comes this very moment belongs to it too.
-    span = UsageQuery(start=starts[0], end=now + timedelta(seconds=1), width=chosen.width)
+    asked = chosen.query(now)
     sums: dict[datetime, Usage] = defaultdict(Usage)
     models: dict[str, Usage] = defaultdict(Usage)
-    for row in usage(replace(span, group_by=("model",))):  # one reading for both
+    for row in usage(replace(asked, group_by=("model",))):  # one reading for both
         sums[chosen.start_of(row.start)].add(row.usage)
         models[row.group["model"]].add(row.usage)
-    users: dict[datetime, set[int]] = defaultdict(set)
-    for start, active in active_users(span).items():
-        users[chosen.start_of(start)] |= active
-    today = usage(replace(span, start=bucket_start(now, "day"), width=None, group_by=("user",)))
+    today = usage(replace(asked, start=bucket_start(now, "day"), width=None, group_by=("user",)))
     return Figures(
         at=now,
         today=total(today),
         users_today=len(today),
-        charts=_charts(chosen, starts, sums, users),
-        users=_busiest_users(span),
+        charts=_charts(chosen, starts, sums, active_users(starts, asked.end)),
+        users=_busiest_users(asked),
         models=[Top(name, used, share) for name, used, share in _top(models)],
     )
 
 
 def _charts(
-    chosen: Range,
+    chosen: Span,
     starts: list[datetime],
     sums: dict[datetime, Usage],
-    users: dict[datetime, set[int]],
+    active: list[int],
 ) -> list[Chart]:
     def series(name: str, value: Callable[[Usage], float | None]) -> Series:
         return Series(name, [(start, value(sums[start])) for start in starts])
 
-    def chart(title: str, *all_series: Series, lines: bool = False, unit: str = "") -> Chart:
-        return Chart(
-            title,
-            all_series,
-            kind="lines" if lines else "bars",
-            unit=unit,
-            time_format=chosen.time_format,
-            long_time_format="%Y-%m-%d" if chosen.width == "day" else "%Y-%m-%d %H:%M",
-        )
-
-    active = Series("active users", [(start, len(users[start])) for start in starts])
     return [
-        chart("Requests", series("requests", lambda used: used.requests)),
-        chart(
+        chosen.chart("Requests", series("requests", lambda used: used.requests)),
+        chosen.chart(
             "Tokens",
             series("in", lambda used: used.prompt_tokens),
             series("out", lambda used: used.completion_tokens),
         ),
-        chart("Active users", active),
-        chart(
-            "Errors",
+        chosen.chart("Active users", Series("active users", [*zip(starts, active, strict=True)])),
+        chosen.chart(
+            "Cancelled and failed",
             series("cancelled", lambda used: used.cancelled),
             series("failed", lambda used: used.failed),
         ),
-        chart(
+        chosen.chart(
             "Time to first token, mean",
             series("time to first token", lambda used: used.mean_first_token_ms),
-            lines=True,
+            kind="lines",
             unit="ms",
         ),
-        chart(
+        chosen.chart(
             "Duration of a request, mean",
             series("duration", lambda used: used.mean_duration_ms),
-            lines=True,
+            kind="lines",
             unit="ms",
         ),
     ]
 
 
-def _busiest_users(span: UsageQuery) -> list[Top]:
-    rows = usage(replace(span, width=None, group_by=("user",)))
+def _busiest_users(asked: UsageQuery) -> list[Top]:
+    rows = usage(replace(asked, width=None, group_by=("user",)))
     top = _top({row.group["user"]: row.usage for row in rows})
     names = User.objects.in_bulk([pk for pk, _, _ in top])
     return [Top(names[pk].get_username(), used, share) for pk, used, share in top]

@@ -11,12 +11,13 @@ from django.template.response import TemplateResponse
 
 from accounts import audit
 from accounts.models import AuditEvent
+from accounts.rights import may_govern
 from conversations.errors import ConversationBusy
 from conversations.retention.erasing import completion_erase, conversation_erase
 from conversations.staff.reading import HistoryAdmin, may_erase
 from conversations.storage.writing import write_transaction
 
-ERASED_AT_ONCE = 200
+NOT_GOVERNED = "Nothing was done: there are staff among these, whom superusers alone govern."
 
 
 def confirmation(
@@ -70,7 +71,10 @@ class ErasedAdmin(HistoryAdmin):
                 messages.WARNING,
             )
             return None
-        rows = list(queryset.order_by("pk")[:ERASED_AT_ONCE])
+        rows = list(queryset.order_by("pk"))
+        if not all(may_govern(request.user, row.user) for row in rows):  # type: ignore[arg-type]
+            self.message_user(request, NOT_GOVERNED, messages.ERROR)
+            return None
         if not is_confirmed(request):
             return confirmation(
                 request,

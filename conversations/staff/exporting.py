@@ -1,7 +1,7 @@
 """Exports: of the ticked rows by an action, of all that a filter finds by a page. Each is in the
 audit log before its first byte leaves."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from django.contrib import admin
@@ -17,10 +17,10 @@ from django.utils import timezone
 from accounts import audit
 from accounts.models import AuditEvent
 from conversations import selectors
+from conversations.exports.streaming import export_begin
 from conversations.staff.reading import HistoryAdmin
-from conversations.streaming import streamed
+from conversations.storage.writing import write_transaction
 
-TICKED_AT_MOST = 200
 WORDS = ("q", "label", "key")
 """Filters by words of a text, of a label or of a key's name: those can be erased, and the audit log
 holds none of them."""
@@ -61,12 +61,9 @@ class ExportedAdmin(HistoryAdmin):
     def export_selected(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponseBase:
         if request.POST.get("select_across") == "1":
             return self.export_page(request, queryset)
-        rows = list(queryset.values_list("pk", "public_id")[:TICKED_AT_MOST])
-        for _, public_id in rows:
-            audit.record_for(
-                request, AuditEvent.Action.EXPORT, public_id, format=self.export_format
-            )
-        return self.file(self.model._default_manager.filter(pk__in=[pk for pk, _ in rows]))
+        rows = dict(queryset.values_list("pk", "public_id"))
+        ticked = self.model._default_manager.filter(pk__in=rows)
+        return self.file(request, ticked, targets=rows.values())
 
     def export_view(self, request: HttpRequest) -> HttpResponseBase:
         """All that the list's filters and search in the address find."""
@@ -84,10 +81,7 @@ class ExportedAdmin(HistoryAdmin):
             if value and name != "p"
         }
         target = f"{self.opts.verbose_name_plural}, {'filtered' if filters else 'all'}"
-        audit.record_for(
-            request, AuditEvent.Action.EXPORT, target, format=self.export_format, filters=filters
-        )
-        return self.file(queryset)
+        return self.file(request, queryset, targets=[target], filters=filters)
 
     def export_page(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse:
         count = self.get_paginator(request, queryset, 1).count
@@ -115,10 +109,33 @@ class ExportedAdmin(HistoryAdmin):
         """Whether a filter in the address looks at the newest rows only."""
         return bool(request.GET.get("q"))
 
-    def file(self, queryset: QuerySet[Any]) -> StreamingHttpResponse:
+    def file(
+        self,
+        request: HttpRequest,
+        queryset: QuerySet[Any],
+        *,
+        targets: Iterable[str],
+        **detail: Any,
+    ) -> StreamingHttpResponse:
+        """Noted in the audit log once it is sure that it begins: one that is refused is none."""
         name = str(self.opts.verbose_name_plural).replace(" ", "-")
-        return streamed(
+        response = export_begin(
+            request.user.pk,
             self.export_lines(queryset),
             content_type=self.export_type,
             filename=f"{name}-{timezone.now():%Y%m%d-%H%M%S}.{self.export_format}",
         )
+        try:
+            with write_transaction():
+                for target in targets:
+                    audit.record_for(
+                        request,
+                        AuditEvent.Action.EXPORT,
+                        target,
+                        format=self.export_format,
+                        **detail,
+                    )
+        except BaseException:
+            response.close()
+            raise
+        return response

@@ -21,9 +21,11 @@ from accounts.admin import ApiKeyAdmin, UserAdmin
 from accounts.models import ApiKey, AuditEvent, User
 from accounts.rights import governed_by, may_govern
 from conversations.retention.erasing import user_erase
-from conversations.staff.erasing import ERASED_AT_ONCE, confirmation, is_confirmed
-from conversations.staff.reading import may_erase, time_shown
-from conversations.usage.totals import Group, Usage, UsageQuery, usage
+from conversations.staff.columns import day_shown, time_shown
+from conversations.staff.erasing import NOT_GOVERNED, confirmation, is_confirmed
+from conversations.staff.reading import may_erase
+from conversations.usage.query import Group, UsageQuery
+from conversations.usage.totals import Usage, usage
 
 USAGE_DAYS = 30
 RIGHTS = ("is_staff", "is_superuser", "groups", "user_permissions")
@@ -72,10 +74,7 @@ class OwnerList(ChangeList):
 
 
 class GovernedAdmin(admin.ModelAdmin):
-    """Superusers alone change staff, their keys and anybody's rights."""
-
-    open_actions: tuple[str, ...] = ()
-    """Those that ask for a right of their own, on whomever."""
+    """Superusers alone change staff, their keys and anybody's rights, and erase what staff said."""
 
     owner_path = ""
     """From a row to its user, as a prefix of lookups."""
@@ -93,19 +92,13 @@ class GovernedAdmin(admin.ModelAdmin):
     def response_action(  # type: ignore[override]
         self, request: HttpRequest, queryset: QuerySet[Any]
     ) -> Any:
-        action = request.POST.getlist("action")
-        if not action or not set(action) <= {"", *self.open_actions}:
-            ticked = queryset.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME))
-            if request.POST.get("select_across") == "1":
-                ticked = queryset
-            governed = User.objects.filter(governed_by(request.user)).values("pk")  # type: ignore[arg-type]
-            if ticked.exclude(**{f"{self.owner_path}pk__in": governed}).exists():
-                self.message_user(
-                    request,
-                    "Nothing was done: there are staff among these, whom superusers alone govern.",
-                    messages.ERROR,
-                )
-                return HttpResponseRedirect(request.get_full_path())
+        ticked = queryset.filter(pk__in=request.POST.getlist(ACTION_CHECKBOX_NAME))
+        if request.POST.get("select_across") == "1":
+            ticked = queryset
+        governed = User.objects.filter(governed_by(request.user)).values("pk")  # type: ignore[arg-type]
+        if ticked.exclude(**{f"{self.owner_path}pk__in": governed}).exists():
+            self.message_user(request, NOT_GOVERNED, messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
         return super().response_action(request, queryset)
 
     @admin.display(description=f"in {USAGE_DAYS} days")
@@ -113,7 +106,7 @@ class GovernedAdmin(admin.ModelAdmin):
         if not row.used.requests:
             return "nothing"
         return format_html(
-            '<span title="{} in + {} out">{} tokens</span><br>{} request{}',
+            '<span title="{} in + {} out">{} tokens</span><br><span>{} request{}</span>',
             f"{row.used.prompt_tokens:,}",
             f"{row.used.completion_tokens:,}",
             f"{row.used.total_tokens:,}",
@@ -135,8 +128,8 @@ class UserUsageAdmin(GovernedAdmin, UserAdmin):
         *("used_lately", "ways"),
     ]
     actions = [*UserAdmin.actions, "erase_texts"]
-    open_actions = ("erase_texts",)
     show_full_result_count = False
+    show_facets = admin.ShowFacets.NEVER
 
     def owner(self, obj: User) -> User:
         return obj
@@ -168,7 +161,7 @@ class UserUsageAdmin(GovernedAdmin, UserAdmin):
         if request.POST.get("select_across") == "1":
             self.message_user(request, "Tick the users, please.", messages.WARNING)
             return None
-        users = list(queryset.order_by("pk")[:ERASED_AT_ONCE])
+        users = list(queryset.order_by("pk"))
         if not is_confirmed(request):
             return confirmation(
                 request,
@@ -195,7 +188,10 @@ class UserUsageAdmin(GovernedAdmin, UserAdmin):
 
 @admin.register(ApiKey)
 class ApiKeyUsageAdmin(GovernedAdmin, ApiKeyAdmin):
-    list_display = [*ApiKeyAdmin.list_display, "used_lately", "ways"]
+    list_display = [
+        *("name_or_key", "status", "masked", "user"),
+        *("last_used", "ends", "made", "used_lately", "ways"),
+    ]
     owner_path = "user__"
 
     def owner(self, obj: ApiKey) -> User:
@@ -205,6 +201,18 @@ class ApiKeyUsageAdmin(GovernedAdmin, ApiKeyAdmin):
         if db_field.name == "user":
             kwargs["queryset"] = User.objects.filter(governed_by(request.user))
         return super().formfield_for_foreignkey(db_field, request, **kwargs)
+
+    @admin.display(description="last used", ordering="last_used_at")
+    def last_used(self, key: ApiKey) -> str:
+        return day_shown(key.last_used_at)
+
+    @admin.display(description="ends", ordering="expires_at")
+    def ends(self, key: ApiKey) -> str:
+        return day_shown(key.expires_at)
+
+    @admin.display(description="made", ordering="created_at")
+    def made(self, key: ApiKey) -> str:
+        return day_shown(key.created_at)
 
     @admin.display(description="see")
     def ways(self, key: Any) -> SafeString:

@@ -1,7 +1,6 @@
 """What all lists and pages of the history have in common: they are read, and nothing is changed."""
 
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
@@ -11,13 +10,10 @@ from django.core.paginator import Paginator
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
-from django.utils import timezone
 from django.utils.functional import cached_property
-from django.utils.html import format_html
-from django.utils.safestring import SafeString
 
 from accounts.lookups import FilteredAlone
-from accounts.models import ApiKey, User
+from accounts.models import User
 from conversations import selectors
 
 LONGEST_SEARCH = 200
@@ -162,23 +158,3 @@ class HistoryAdmin(FilteredAlone, admin.ModelAdmin):
     def saying(self, term: str) -> Q:
         """What says this."""
         raise NotImplementedError
-
-
-def owner_shown(row: Any) -> SafeString:
-    """The user and the key of a request or conversation."""
-    key: ApiKey | None = row.api_key
-    return format_html(
-        '<bdi>{}</bdi><br><bdi class="history-quiet">{}</bdi>',
-        row.user.get_username(),
-        "no key" if key is None else key.name or key.masked,
-    )
-
-
-def time_shown(time: datetime | None, *, seconds: bool = True) -> str:
-    if time is None:
-        return ""
-    return timezone.localtime(time).strftime("%Y-%m-%d %H:%M" + (":%S" if seconds else ""))
-
-
-def badge(status: str) -> SafeString:
-    return format_html('<span class="history-status" data-status="{0}">{0}</span>', status)

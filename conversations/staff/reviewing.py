@@ -8,11 +8,14 @@ from django.core.exceptions import PermissionDenied, ValidationError
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path, reverse
 from django.utils.dateparse import parse_datetime
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 
 from accounts.models import User
 from conversations import reviews
 from conversations.models import Conversation, Label, Review
-from conversations.staff.reading import HistoryAdmin, may_read, time_shown
+from conversations.staff.columns import time_shown
+from conversations.staff.reading import HistoryAdmin, may_read
 
 LABELS_SHOWN = 200
 NEW_LABELS = 10
@@ -179,3 +182,21 @@ class ReviewedAdmin(HistoryAdmin):
 
 def to(url: str) -> HttpResponse:
     return HttpResponseRedirect(url)
+
+
+def review_badge(conversation: Any) -> SafeString:
+    """Its score and labels, and that it is to be looked at (again)."""
+    review = conversation.judged
+    shown = conversation.shows_labels and review is not None
+    words = [label.name for label in review.labels.all()] if shown else []
+    if review is not None and review.score is not None:
+        words.insert(0, f"{review.score}/5")
+    if conversation.reviewed_at is None:
+        words.insert(0, "gone on" if review else "unreviewed")
+    elif not words:
+        words = ["seen"]
+    return format_html(
+        '<span class="history-review" data-reviewed="{}">{}</span>',
+        "no" if conversation.reviewed_at is None else "yes",
+        " · ".join(words),
+    )

@@ -16,8 +16,8 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.pq import TransactionStatus
 
-HAS_S = 20.0
-"""As long as SQLite waits for a lock."""
+HAS_S = 10.0
+"""As long as a machine that is gone has (`tcp_user_timeout` in the settings)."""
 
 LOOKS_EVERY_S = 0.5
 

@@ -1,42 +1,22 @@
 """What was used: by whom, of which model, in which hour or day. Nothing here writes.
 
 Folded hours (`UsageHour`) and, after them, the completions themselves: each request is counted
-once, in the hour in which it began. Hours and days are those of UTC.
+once, in the hour in which it began. Where whole days tell enough, folded days (`UserDay`,
+`ModelDay`) stand for their hours. Hours and days are those of UTC.
 """
 
-from collections.abc import Collection, Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from datetime import datetime
+from itertools import pairwise
+from typing import Any
 
-from django.db.models import QuerySet, Sum
-from django.db.models.functions import TruncDay, TruncHour
+from django.db.models import Count
 
-from conversations.models import UsageHour
-from conversations.usage.folding import HOUR, SUMS_OF_GROUPS, begun_within, folded_until, hour_of
-
-Width = Literal["hour", "day"]
-Group = Literal["user", "api_key", "model", "kind"]
-WIDTHS: dict[Width, timedelta] = {"hour": HOUR, "day": timedelta(days=1)}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageQuery:
-    """Whose usage, between which times, summed up how.
-
-    Times are taken as whole hours: `start` is rounded down, `end` (exclusive) up. width: a bucket;
-    None: the whole time is one. users, keys: primary keys; None restricts nothing. A user's
-    requests without a key (the anonymous user's) are in no list of keys.
-    """
-
-    start: datetime
-    end: datetime
-    width: Width | None = None
-    group_by: tuple[Group, ...] = ()
-    users: Collection[int] | None = None
-    keys: Collection[int] | None = None
-    models: Collection[str] | None = None
-    kinds: Collection[str] | None = None
+from conversations.usage.folding import DAY, day_of, hour_of
+from conversations.usage.parts import Part, parts
+from conversations.usage.query import Group, UsageQuery
 
 
 @dataclass(slots=True, kw_only=True)
@@ -90,19 +70,14 @@ class UsageRow:
 
 def usage(query: UsageQuery) -> list[UsageRow]:
     """Buckets in order of time, and within one the groups in order of their values; without those
-    in which nothing happened. Three queries."""
-    start, end = hour_of(query.start), hour_of(query.end + HOUR - timedelta(microseconds=1))
-    middle = min(max(folded_until() or start, start), end)
-    hours = UsageHour.objects.filter(hour__gte=start, hour__lt=middle)
+    in which nothing happened. Six short queries at most."""
+    start = hour_of(query.start)
     sums: dict[tuple[Any, ...], Usage] = {}
-    for rows, time, totals in (
-        (hours, "hour", {f"sum_{name}": Sum(name) for name in NAMES}),
-        (begun_within(middle, end), "created_at", SUMS_OF_GROUPS),
-    ):
-        for row in _grouped(rows, time, totals, query):
+    for part in parts(query):
+        for row in _grouped(part, query):
             key = (row.get("bucket") or start, *(row[name] for name in query.group_by))
-            part = Usage(**{name: row[f"sum_{name}"] for name in NAMES})
-            sums.setdefault(key, Usage()).add(part)
+            used = Usage(**{name: row[f"sum_{name}"] for name in NAMES})
+            sums.setdefault(key, Usage()).add(used)
     ordered = sorted(sums, key=lambda key: (key[0], *(_sortable(value) for value in key[1:])))
     return [
         UsageRow(key[0], dict(zip(query.group_by, key[1:], strict=True)), sums[key])
@@ -110,20 +85,27 @@ def usage(query: UsageQuery) -> list[UsageRow]:
     ]
 
 
-def active_users(query: UsageQuery) -> dict[datetime, set[int]]:
-    """{bucket: primary keys of those who asked for anything}, of a query with a width. Far cheaper
-    than `usage` by user, for there is nothing to sum up."""
-    assert query.width is not None
-    start, end = hour_of(query.start), hour_of(query.end + HOUR - timedelta(microseconds=1))
-    middle = min(max(folded_until() or start, start), end)
-    hours = UsageHour.objects.filter(hour__gte=start, hour__lt=middle)
-    trunc = _Hour if query.width == "hour" else _Day
-    users: dict[datetime, set[int]] = {}
-    for rows, time in ((hours, "hour"), (begun_within(middle, end), "created_at")):
-        pairs = rows.annotate(bucket=trunc(time, tzinfo=UTC)).order_by()
-        for bucket, user in pairs.values_list("bucket", "user").distinct():
-            users.setdefault(bucket, set()).add(user)
-    return users
+def active_users(starts: Sequence[datetime], end: datetime) -> list[int]:
+    """How many users asked for anything from each of these times, which are whole hours in order,
+    to the next one; from the last, to `end`. Far cheaper than `usage` by user, for there is nothing
+    to sum up."""
+    are_days = all(start == day_of(start) for start in starts) and all(
+        after - before == DAY for before, after in pairwise(starts)
+    )
+    query = UsageQuery(
+        start=starts[0], end=end, width="day" if are_days else "hour", group_by=("user",)
+    )
+    counts = dict.fromkeys(starts, 0)
+    users: dict[datetime, set[int]] = defaultdict(set)
+    for part in parts(query):
+        if part.time == "day":  # a row for each user
+            counts |= dict(part.rows.order_by().values_list("day").annotate(Count("user")))
+            continue
+        numbered = part.rows.annotate(bucket=part.number_of_bucket(starts)).order_by()
+        for number, user in numbered.values_list("bucket", "user").distinct():
+            users[starts[number]].add(user)
+    counts |= {start: len(active) for start, active in users.items()}
+    return [counts[start] for start in starts]
 
 
 def total(rows: Iterable[UsageRow]) -> Usage:
@@ -134,51 +116,17 @@ def total(rows: Iterable[UsageRow]) -> Usage:
     return together
 
 
-def bucket_start(time: datetime, width: Width) -> datetime:
-    """When the bucket began in which `time` is."""
-    hour = hour_of(time)
-    return hour if width == "hour" else hour.replace(hour=0)
-
-
-# ---- queries -------------------------------------------------------------------------------------
-
-
-def _grouped(
-    rows: QuerySet[Any], time: str, totals: dict[str, Any], query: UsageQuery
-) -> Iterable[dict[str, Any]]:
-    for field, wanted in (
-        ("user", query.users),
-        ("api_key", query.keys),
-        ("model", query.models),
-        ("kind", query.kinds),
-    ):
-        if wanted is not None:
-            rows = rows.filter(**{f"{field}__in": wanted})
+def _grouped(part: Part, query: UsageQuery) -> Iterable[dict[str, Any]]:
+    rows = part.rows
+    for field, wanted in query.restrictions.items():
+        rows = rows.filter(**{f"{field}__in": wanted})
     names: list[str] = list(query.group_by)
     if query.width is not None:
-        trunc = _Hour if query.width == "hour" else _Day
-        rows = rows.annotate(bucket=trunc(time, tzinfo=UTC))
+        rows = rows.annotate(bucket=part.bucket(query.width))
         names.append("bucket")
     if not names:
-        return [rows.aggregate(**totals)] if rows.exists() else []
-    return rows.order_by().values(*names).annotate(**totals)
-
-
-class _Hour(TruncHour):
-    """SQLite keeps times as text, in UTC: to cut it is a tenth of the work of parsing it, which
-    Django would do in Python, once for each row."""
-
-    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
-        sql, params = compiler.compile(self.lhs)
-        return f"substr({sql}, 1, 13) || ':00:00'", params
-
-
-class _Day(TruncDay):
-    """See `_Hour`."""
-
-    def as_sqlite(self, compiler: Any, connection: Any, **context: Any) -> Any:
-        sql, params = compiler.compile(self.lhs)
-        return f"substr({sql}, 1, 10) || ' 00:00:00'", params
+        return [rows.aggregate(**part.sums)] if rows.exists() else []
+    return rows.order_by().values(*names).annotate(**part.sums)
 
 
 def _sortable(value: Any) -> tuple[bool, Any]:

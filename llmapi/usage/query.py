@@ -9,7 +9,7 @@ from typing import get_args
 from django.http import QueryDict
 from django.utils import timezone
 
-from conversations.usage.totals import WIDTHS, Group, Width, bucket_start
+from conversations.usage.query import WIDTHS, Group, Width, bucket_start
 from llmapi.errors import InvalidRequest
 from llmapi.queries import once, unknown, whole_number
 

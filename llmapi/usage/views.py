@@ -13,7 +13,8 @@ from accounts.errors import PermissionRefused
 from accounts.models import ApiKey, Scope, User
 from accounts.rights import staff_may
 from conversations.errors import NotFound
-from conversations.usage.totals import WIDTHS, UsageQuery, UsageRow, usage
+from conversations.usage.query import WIDTHS, UsageQuery
+from conversations.usage.totals import UsageRow, usage
 from llmapi.schema import ErrorResponse, UsagePageResponse
 from llmapi.usage.query import (
     BUCKETS,

@@ -31,13 +31,12 @@ def refusal(error: ApiError, took_s: float) -> bytes:
     lines = [f"HTTP/1.1 {status.value} {status.phrase}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     metrics.error_sent(error.status_code, error.code, error.error_type)
+    metrics.requests.labels("other", "unread", metrics.status_class(status), "refused").inc()
+    facts = {"route": "unread", "status": status.value, "outcome": "refused", "code": error.code}
     logger.info(
-        "A request was refused before it was read: %d %s",
-        error.status_code,
+        "%d refused before it was read: %s",
+        status,
         error.code,
-        extra={
-            "request_id": request_id,
-            "facts": {"status": error.status_code, "outcome": "refused", "code": error.code},
-        },
+        extra={"request_id": request_id, "facts": facts},
     )
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body

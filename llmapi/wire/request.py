@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from llmapi import metrics
 from llmapi.errors import ApiError, InternalError, envelope
 from llmapi.request_ids import new_request_id
 from llmapi.sse import encode_json
@@ -62,6 +63,7 @@ class DoorRequest(StrictHead):
             error = ApiError(f"{body}.", code="invalid_http")
         else:
             error = InternalError("The server met an unexpected error. It has been logged.")
+        metrics.error_sent(status, error.code)
         content = encode_json(envelope(error)) + b"\n"
         headers = [
             (b"content-type", b"application/json"),

@@ -74,7 +74,8 @@ def look(driver: webdriver.Chrome, width: int, height: int, scheme: str = "light
 
 
 def save_page(driver: webdriver.Chrome, path: Path, *, whole: bool = True) -> None:
-    """A picture of the whole page, or of what fits the window."""
+    """A picture of the whole page, or of what fits the window, once nothing moves any more."""
+    driver.execute_script("for (const change of document.getAnimations()) change.finish()")
     shot = driver.execute_cdp_cmd(
         "Page.captureScreenshot", {"format": "png", "captureBeyondViewport": whole}
     )

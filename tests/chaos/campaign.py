@@ -28,6 +28,9 @@ TELL_S = 2.0
 NOISE_S = 8.0
 """What a machine with much to do may add to that before it counts as never."""
 
+NEVER_S = 20.0
+"""In which a text that runs for seconds is flushed, on any machine."""
+
 LONGEST_LIFE_S = 1.2
 TRAFFIC = 3
 """So many requests are accepted and finished in each life of the server before it may be killed."""
@@ -53,12 +56,12 @@ Target = Literal["web", "engine", "both"]
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Who dies, and where in a request's life. `point` None: at a random moment; `settled`: of
-    those, one at which a stream has run for longer than a flush takes."""
+    """Who dies, and where in a request's life. `point` None: at a random moment; `flushed`: of
+    those, one at which some of a running text is stored."""
 
     target: Target
     point: str | None = None
-    settled: bool = False
+    flushed: bool = False
 
     @property
     def needs_arms(self) -> bool:
@@ -81,7 +84,7 @@ def plan_of(kills: int, *, has_bystander: bool, seed: int) -> list[Kill]:
     at_points.remove(Kill("engine", "journal_appended"))  # the web process keeps the journal
     if not has_bystander:
         at_points += [Kill("web", point) for point in IN_A_START]
-    at_random = [Kill(t, settled=i % 3 == 0) for i, t in enumerate(targets * len(POINTS))]
+    at_random = [Kill(t, flushed=i % 3 == 0) for i, t in enumerate(targets * len(POINTS))]
     plan: list[Kill] = []
     while len(plan) < kills:
         deck = [*at_points, *at_random]
@@ -93,12 +96,14 @@ def plan_of(kills: int, *, has_bystander: bool, seed: int) -> list[Kill]:
 @dataclass
 class Report:
     """What a campaign brought. Times in seconds; `told_s`: from an engine's death until the last of
-    its requests heard of it, each time."""
+    its requests heard of it, each time; `unkept_s`: how old the oldest text was that a client had
+    of a broken stream, and that is not stored."""
 
     kills: list[Kill] = field(default_factory=list)
     starts_s: list[float] = field(default_factory=list)
     engine_back_s: list[float] = field(default_factory=list)
     told_s: list[float] = field(default_factory=list)
+    unkept_s: float = 0.0
     ledger: Ledger = field(default_factory=Ledger)
     bystander: Ledger = field(default_factory=Ledger)
     violations: list[Violation] = field(default_factory=list)
@@ -124,7 +129,10 @@ class Report:
         if self.bystander.told:
             told, finished = len(self.bystander.told), len(self.bystander.finished)
             lines.append(f"bystander: {told} accepted, {finished} finished")
-        lines.append(f"ready {max(self.starts_s, default=0):.1f} s after a start at most")
+        lines.append(
+            f"ready {max(self.starts_s, default=0):.1f} s after a start at most; of broken streams "
+            f"all is stored but the last {self.unkept_s:.1f} s at most"
+        )
         if self.engine_back_s:
             lines.append(
                 f"of a dead engine the last request heard after {max(self.told_s):.2f} s at most; "
@@ -192,8 +200,10 @@ def run_campaign(
     report.ledger, report.bystander = read_ledger(ledger), read_ledger(beside)
     for told in report.ledger.broken:
         if any(began <= (told.ended_at or 0) <= ended + TELL_S for began, ended in campaign.away):
-            told.settled = ""  # a database that is away takes no flush
-    report.violations += check.violations(report.ledger | report.bystander, history.read())
+            told.ages = []  # a database that is away takes no flush
+    stored = history.read()
+    report.unkept_s = check.unkept_s(report.ledger, stored)
+    report.violations += check.violations(report.ledger | report.bystander, stored)
     report.violations += check.all_finished(report.bystander)
     return report
 
@@ -257,12 +267,15 @@ class Campaign:
             self.start_dies(kill, process)
         else:
             self.server_dies(kill)
+        flushed = self.history.flushed_of({process})
         alive: list[str] = []
         if self.living:
             alive = until(lambda: self.history.running_of(self.living), "the bystander streams")
         self.start(following)
         self.report.violations += left_running(self.history, {process}, self.reconcile_s)
-        self.report.violations += check.still_alive(alive, self.history.read())
+        stored = self.history.read()
+        self.report.violations += check.what_was_flushed_is_kept(flushed, stored)
+        self.report.violations += check.still_alive(alive, stored)
 
     def server_dies(self, kill: Kill) -> None:
         began = time.time()
@@ -337,14 +350,19 @@ class Campaign:
         enough to find out a broken build."""
         wait_for_traffic(self.ledger)
         time.sleep(self.chance.uniform(0, LONGEST_LIFE_S))
-        least_s = 3.0 if kill.settled else 0.0
+        until(lambda: read_ledger(self.ledger).under_way, "a request is under way", 60)
+        if kill.flushed:
+            self.wait_for_a_flush()
 
-        def under_way() -> bool:
-            now = time.time()
-            told = read_ledger(self.ledger).under_way
-            return any(now - t.accepted_at > least_s for t in told)
-
-        until(under_way, "a request is under way", 60)
+    def wait_for_a_flush(self) -> None:
+        process = self.history.process_of(self.server.pid)
+        deadline = time.monotonic() + NEVER_S
+        while not any(self.history.flushed_of({process}).values()):
+            if time.monotonic() > deadline:
+                seen = f"none for {NEVER_S:g} s"
+                self.report.violations.append(Violation("a_running_text_is_flushed", "-", seen))
+                return
+            time.sleep(0.05)
 
 
 def wait_for_traffic(path: Path) -> None:

@@ -4,7 +4,7 @@ A rule is one function; `RULES` names those that hold after any history of kills
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from tests.chaos.ledger import Ledger, digest
@@ -93,16 +93,6 @@ def partial_text_is_of_the_same_answer(ledger: Ledger, stored: Stored) -> Iterat
                 yield Violation("partial_text_is_of_the_same_answer", told.request, seen)
 
 
-def what_was_flushed_is_kept(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
-    """Texts are flushed every second, so what a client has had for longer is there."""
-    rows = rows_by_request(stored)
-    for told in ledger.broken:
-        for row in rows.get(told.request, []):
-            if told.settled and not "".join(row.texts).startswith(told.settled):
-                seen = f"long received {told.settled!r}, stored {row.texts!r}"
-                yield Violation("what_was_flushed_is_kept", told.request, seen)
-
-
 def a_told_error_is_an_ended_row(ledger: Ledger, stored: Stored) -> Iterator[Violation]:
     """The web process lived on, so it has stored all that it sent, and a sentence why it ended."""
     rows = rows_by_request(stored)
@@ -187,7 +177,6 @@ RULES: tuple[Rule, ...] = (
     finished_is_completed_with_its_text,
     nothing_is_running,
     partial_text_is_of_the_same_answer,
-    what_was_flushed_is_kept,
     a_told_error_is_an_ended_row,
     what_was_asked_is_stored,
     a_key_is_answered_once,
@@ -200,6 +189,7 @@ HARM = {
     "lost": (
         "accepted_is_stored",
         "what_was_flushed_is_kept",
+        "a_running_text_is_flushed",
         "what_was_asked_is_stored",
     ),
     "duplicated": (
@@ -236,6 +226,28 @@ def all_finished(ledger: Ledger) -> Iterator[Violation]:
     for request, told in ledger.told.items():
         if told.finished is None:
             yield Violation("all_finished", request, f"broke off after {told.partial!r}"[:200])
+
+
+def what_was_flushed_is_kept(flushed: Mapping[str, str], stored: Stored) -> Iterator[Violation]:
+    """`flushed`: id -> the text that a process had stored of it when it died."""
+    kept = {row.public_id: "".join(row.texts) for row in stored.completions}
+    for public_id, text in flushed.items():
+        if not kept.get(public_id, "").startswith(text):
+            seen = f"was stored {text!r}, is now {kept.get(public_id)!r}"
+            yield Violation("what_was_flushed_is_kept", public_id, seen)
+
+
+def unkept_s(ledger: Ledger, stored: Stored) -> float:
+    """How old the oldest text was that a client had of a broken stream, and that is not stored."""
+    rows = rows_by_request(stored)
+    return max(
+        (
+            told.unkept_s(len("".join(row.texts)))
+            for told in ledger.broken
+            for row in rows.get(told.request, [])
+        ),
+        default=0.0,
+    )
 
 
 def still_alive(ids: Iterable[str], stored: Stored) -> Iterator[Violation]:

@@ -6,6 +6,7 @@ It ends when its stdin closes, after the requests that are under way.
 """
 
 import argparse
+import itertools
 import json
 import random
 import sys
@@ -26,10 +27,6 @@ PAUSE_S = 0.5
 
 SILENCE_S = 60.0
 """Who hears nothing for so long is not being answered."""
-
-SETTLED_S = 2.5
-"""What came so long before a stream broke has been flushed: a second, and what a machine with much
-to do adds."""
 
 
 class Silence(Exception):
@@ -137,7 +134,7 @@ class Worker:
                 facts = {"id": heard.public_id, "digest": digest(heard.text)}
                 self.ledger.write("finished", name, **facts)
             else:
-                facts = {"text": heard.text, "settled": heard.settled, "error": heard.error}
+                facts = {"text": heard.text, "ages": heard.ages, "error": heard.error}
                 self.ledger.write("broken", name, **facts)
         return heard.text if heard.is_whole else None
 
@@ -201,10 +198,11 @@ class Heard:
         return "".join(piece for _, piece in self.pieces)
 
     @property
-    def settled(self) -> str:
-        """What had come SETTLED_S ago."""
-        until = time.monotonic() - SETTLED_S
-        return "".join(piece for at, piece in self.pieces if at < until)
+    def ages(self) -> list[tuple[float, int]]:
+        """How many seconds ago the text grew to so many characters."""
+        now = time.monotonic()
+        lengths = itertools.accumulate(len(piece) for _, piece in self.pieces)
+        return [(now - at, length) for (at, _), length in zip(self.pieces, lengths, strict=True)]
 
 
 def hear(answer: httpx.Response, heard: Heard | None = None, *, is_stream: bool) -> Heard:

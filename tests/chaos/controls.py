@@ -83,14 +83,14 @@ CONTROLS = (
     control("asked_cut_short", "what_was_asked_is_stored"),
     control(
         "never_flushed",
-        "what_was_flushed_is_kept",
-        plan=(Kill("web", settled=True),),
+        "a_running_text_is_flushed",
+        plan=(Kill("web", flushed=True),),
         asking=LONG_STREAMS,
     ),
     control(
         "interrupted_without_text",
         "what_was_flushed_is_kept",
-        plan=(Kill("web", settled=True),),
+        plan=(Kill("web", flushed=True),),
         asking=LONG_STREAMS,
     ),
     control(

@@ -43,8 +43,8 @@ class Told:
 
     `asked`: digest of the prompt, or of the chat's [role, content] pairs. `said`: its new user
     message or prompt, which no other request has. Of one that did not come to its end, `partial` is
-    all that had come, and `settled` what had come so long before that it must have been flushed;
-    `error`: the code of the error event that ended it, if it was told one.
+    all that had come, and `ages` tells how many seconds before its text had grown to so many
+    characters; `error`: the code of the error event that ended it, if it was told one.
     """
 
     request: str
@@ -57,8 +57,12 @@ class Told:
     ended_at: float | None = None
     finished: str | None = None
     partial: str | None = None
-    settled: str = ""
+    ages: list[tuple[float, int]] = field(default_factory=list)
     error: str | None = None
+
+    def unkept_s(self, kept: int) -> float:
+        """How old the first of the text was of which not so many characters are kept; 0: all is."""
+        return next((age for age, length in self.ages if length > kept), 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +135,6 @@ def read_ledger(path: Path) -> Ledger:
                 told.public_id, told.finished, told.ended_at = facts["id"], facts["digest"], at
             case "broken":
                 told = ledger.told[request]
-                told.partial, told.settled, told.error = (
-                    facts["text"],
-                    facts["settled"],
-                    facts["error"],
-                )
+                told.partial, told.ages, told.error = facts["text"], facts["ages"], facts["error"]
                 told.ended_at = at
     return ledger

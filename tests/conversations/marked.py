@@ -26,10 +26,13 @@ HOLD_NO_TEXT = {
     *("conversations_idempotencykey.digest", "conversations_idempotencykey.fingerprint"),
     *("conversations_message.chain_hash", "conversations_message.finish_reason"),
     *("conversations_message.public_id", "conversations_message.role"),
-    *("conversations_usagehour.kind", "django_admin_log.object_id"),
+    *("conversations_usagehour.kind", "conversations_modelday.kind"),
+    *("conversations_roleright.role", "conversations_roleright.right"),
+    "django_admin_log.object_id",
     # Models that are served, as the operator named them; a request for another one has no row.
     *("accounts_apikey.allowed_models", "conversations_completion.model"),
     *("conversations_completion.adapter", "conversations_usagehour.model"),
+    "conversations_modelday.model",
     *("llmapi_adapter.name", "llmapi_adapter.path"),
     # The server's own machine.
     *("conversations_serverprocess.host", "conversations_serverprocess.lock_path"),

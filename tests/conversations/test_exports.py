@@ -18,12 +18,20 @@ from django.test.utils import CaptureQueriesContext
 
 from accounts.models import AuditEvent, User
 from accounts.services import key_create
-from conversations import exporting, reviews
+from conversations import reviews
+from conversations.exports import jsonl, portions, spreadsheet
+from conversations.exports.streaming import (
+    OF_ONE_USER,
+    PIECE_BYTES,
+    OnThreads,
+    export_begin,
+    in_pieces,
+)
 from conversations.models import Completion, Conversation
-from conversations.streaming import OF_ONE_USER, PIECE_BYTES, OnThreads, in_pieces, streamed
 
 CONVERSATIONS = "/admin/conversations/conversation/"
 COMPLETIONS = "/admin/conversations/completion/"
+HOSTILE_CELLS = ("@sum", "+1", "-1", "\tx", "\rx", "=1+1", "  =1+1", "\nx", "＝2", "＠x")
 
 
 @pytest.fixture
@@ -96,7 +104,7 @@ async def test_transcripts_are_one_conversation_a_line_with_tree_model_and_revie
 
 async def test_requests_are_csv_without_text_and_without_formulas(officer, said, history) -> None:
     def hostile() -> None:
-        for name in ("@sum", "+1", "-1", "\tx", "\rx", "=1+1"):
+        for name in HOSTILE_CELLS:
             user = User.objects.create_user(f"{name} user")
             history.say(user, [("user", "hello")], "there", model=name, request_id='a "b", c')
         Completion.objects.update(error="secret", metadata={"secret": "secret"})
@@ -105,14 +113,14 @@ async def test_requests_are_csv_without_text_and_without_formulas(officer, said,
     text = await text_of(await officer.post(f"{COMPLETIONS}export/"))
     assert "secret" not in text
     names, *rows = csv.reader(io.StringIO(text, newline=""))
-    assert names == list(exporting.COLUMNS)
-    assert len(rows) == 10
+    assert names == list(spreadsheet.COLUMNS)
+    assert len(rows) == 4 + len(HOSTILE_CELLS)
     cells = [cell for row in rows for cell in row]
-    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    assert not [cell for cell in cells if cell.lstrip(" ")[:1] in "=+-@\t\r\n＝＋－＠" and cell]
     by_name = [dict(zip(names, row, strict=True)) for row in rows]
     assert by_name[0]["key"] == "'=laptop"
     assert (by_name[0]["prompt_tokens"], by_name[0]["completion_tokens"]) == ("7", "5")
-    assert [row["model"] for row in by_name[4:]] == ["'@sum", "'+1", "'-1", "'\tx", "'\rx", "'=1+1"]
+    assert [row["model"] for row in by_name[4:]] == [f"'{name}" for name in HOSTILE_CELLS]
     assert by_name[4]["request_id"] == 'a "b", c'
 
 
@@ -171,7 +179,7 @@ async def test_lines_are_made_while_they_are_read_and_no_more_when_nobody_reads(
         finally:
             ended.set()
 
-    response = streamed(lines(), content_type="text/csv", filename="x.csv")
+    response = export_begin(None, lines(), content_type="text/csv", filename="x.csv")
     pieces: AsyncIterator[bytes] = aiter(response)
     assert await anext(pieces) == b"x" * 1000 + b"\n"  # the first line does not wait for others
     assert len(await anext(pieces)) >= PIECE_BYTES
@@ -244,6 +252,10 @@ async def test_a_user_has_few_exports_under_way_and_others_theirs(officer, said)
     refused = await officer.post(query, headers={"Accept": "text/html"})
     assert (refused.status_code, refused["Retry-After"]) == (429, "60")
     assert "under way" in refused.content.decode()
+    ticked = {"action": "export_selected", "_selected_action": [said.pk]}
+    assert (await officer.post(CONVERSATIONS, ticked)).status_code == 429
+    # What was refused did not happen.
+    assert await AuditEvent.objects.acount() == OF_ONE_USER
     other = AsyncClient()
     await other.aforce_login(await User.objects.aget(username="bob"))
     assert "of bob" in await text_of(await other.get("/history/export/"))
@@ -258,23 +270,23 @@ async def test_a_user_has_few_exports_under_way_and_others_theirs(officer, said)
 
 
 def test_nothing_to_export_is_an_empty_file(db) -> None:
-    assert list(in_pieces(exporting.conversations_jsonl(Conversation.objects.all()))) == [b""]
+    assert list(in_pieces(jsonl.conversations_jsonl(Conversation.objects.all()))) == [b""]
 
 
 @pytest.mark.django_db
 def test_an_export_takes_all_rows_in_portions(alice, history, monkeypatch) -> None:
     for index in range(23):
         history.say(alice, [("user", str(index))], "yes")
-    monkeypatch.setattr(exporting, "KEYS_AT_ONCE", 7)
-    monkeypatch.setattr(exporting, "CONVERSATIONS_AT_ONCE", 3)
-    monkeypatch.setattr(exporting, "COMPLETIONS_AT_ONCE", 3)
+    monkeypatch.setattr(portions, "KEYS_AT_ONCE", 7)
+    monkeypatch.setattr(jsonl, "AT_ONCE", 3)
+    monkeypatch.setattr(spreadsheet, "AT_ONCE", 3)
     with CaptureQueriesContext(connection) as queries:
-        lines = exporting.conversations_jsonl(Conversation.objects.order_by("-updated_at"))
+        lines = jsonl.conversations_jsonl(Conversation.objects.order_by("-updated_at"))
         next(lines)
         assert len(queries) <= 5  # the first does not wait for all
         rest = [json.loads(line) for line in lines]
     assert [row["messages"][0]["content"] for row in rest] == [str(n) for n in range(1, 23)]
-    assert len(list(exporting.completions_csv(Completion.objects.all()))) == 24
+    assert len(list(spreadsheet.completions_csv(Completion.objects.all()))) == 24
 
 
 async def test_an_export_by_a_filter_that_is_none_is_refused(officer) -> None:

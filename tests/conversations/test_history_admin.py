@@ -13,10 +13,10 @@ from django.utils import timezone
 from accounts import services as accounts
 from accounts.models import User
 from conversations import selectors
-from conversations.admin import ShallowPaginator
 from conversations.models import Completion, Conversation, Message, ServerProcess
 from conversations.processes.presence import process_register
 from conversations.services import completions_flush
+from conversations.staff.reading import ShallowPaginator
 
 pytestmark = pytest.mark.django_db
 

@@ -9,7 +9,7 @@ from django.test import AsyncClient, Client
 
 from accounts import services as accounts
 from accounts.models import User
-from conversations import exporting
+from conversations.exports import jsonl
 from conversations.models import Completion, Conversation
 from tests.accounts.pages import HTML, signed_in
 
@@ -156,7 +156,7 @@ async def lines_of(response) -> list[dict]:
 async def test_exports_have_all_of_ones_own_and_nothing_of_others(
     reader, alice, bob, history, monkeypatch
 ) -> None:
-    monkeypatch.setattr(exporting, "CONVERSATIONS_AT_ONCE", 2)
+    monkeypatch.setattr(jsonl, "AT_ONCE", 2)
 
     def say() -> Completion:
         first = history.say(alice, [("user", "北京?")], "yes", "no")

@@ -11,8 +11,8 @@ from django.utils import timezone
 
 from accounts import services as accounts
 from accounts.models import ApiKey
-from conversations import own_usage
 from conversations.models import Completion, UsageHour
+from conversations.own import usage as own_usage
 from conversations.usage.folding import hours_fold
 from tests.accounts.pages import signed_in
 
@@ -56,7 +56,7 @@ def test_sums_are_those_of_the_chosen_time_and_of_nobody_else(reader, bob, used)
         used(days)
     used(1, status="failed", completion_tokens=0)
     used(0, user=bob)
-    sums = {key: totals(reader.get(f"/usage/?range={key}")) for key in own_usage.RANGES}
+    sums = {key: totals(reader.get(f"/usage/?range={key}")) for key in own_usage.SPANS}
     assert sums == {
         "24h": (2, 1400, 1000, 0),
         "7d": (4, 2800, 1500, 1),

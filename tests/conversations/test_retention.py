@@ -1,7 +1,7 @@
 """What is too old goes, what is not stays, and nothing that runs is touched."""
 
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -13,22 +13,26 @@ from django.utils import timezone
 from pydantic import ValidationError
 
 from accounts.models import ApiKey, AuditEvent
-from config.env import ServerSettings, explain
+from config.env import ServerSettings
+from config.reading import explain
 from conversations.models import (
     Completion,
     CompletionContent,
     Conversation,
     Label,
     Message,
+    ModelDay,
     Review,
     UsageHour,
+    UserDay,
 )
 from conversations.processes import upkeep
 from conversations.retention.erasing import completion_erase, conversation_erase
 from conversations.retention.pruning import limits_now, prune, would_prune
 from conversations.services import completions_flush
-from conversations.usage.folding import hours_fold
-from conversations.usage.totals import UsageQuery, total, usage
+from conversations.usage.folding import day_of, days_fold, hours_fold
+from conversations.usage.query import UsageQuery
+from conversations.usage.totals import total, usage
 from tests.conversations.marked import (
     HOLD_NO_TEXT,
     MARK,
@@ -88,7 +92,7 @@ def test_old_texts_go_and_their_usage_stays(alice, history, keep) -> None:
     expected = would_prune(limits_now())
     pruned = prune(limits_now())
     assert pruned == expected
-    assert (pruned.conversations, pruned.texts, pruned.requests, pruned.hours) == (1, 1, 0, 0)
+    assert (pruned.conversations, pruned.texts, pruned.requests, pruned.sums) == (1, 1, 0, 0)
     assert places_of(MARK) == []
     assert Completion.objects.exclude(erased_at=None).count() == 2
     assert list(Conversation.objects.all()) == [young.conversation]
@@ -135,15 +139,36 @@ def test_old_usage_goes_with_its_hours_and_the_rest_is_counted_as_before(
         row = aged(history.say(alice, [("user", f"{days} days")], "answer"), days)
         last_turn(row, days)
     hours_fold()
-    assert UsageHour.objects.count() == 4
+    days_fold()
+    # More of the newest day may come.
+    assert [model.objects.count() for model in (UsageHour, UserDay, ModelDay)] == [4, 3, 3]
     expected = would_prune(limits_now())
     pruned = prune(limits_now())
     assert pruned == expected
-    assert (pruned.conversations, pruned.requests, pruned.hours) == (3, 2, 2)
+    assert (pruned.conversations, pruned.requests, pruned.sums) == (3, 2, 6)
     ever = UsageQuery(start=timezone.now() - 200 * DAY, end=timezone.now())
     assert total(usage(ever)).requests == 2
-    assert hours_fold() == 0
+    assert total(usage(replace(ever, group_by=("user",)))).requests == 2
+    assert total(usage(replace(ever, group_by=("api_key",)))).requests == 2
+    assert hours_fold() == days_fold() == 0
     assert not prune(limits_now())
+
+
+def test_usage_goes_by_whole_days(alice, history, keep) -> None:
+    keep(30, 60)
+    midnight = day_of(timezone.now()) - 60 * DAY
+    for hours in (-1, 1):
+        row = history.say(alice, [("user", "hello")], "answer")
+        Completion.objects.filter(pk=row.pk).update(
+            created_at=midnight + timedelta(hours=hours), erased_at=timezone.now()
+        )
+    hours_fold()
+    days_fold()
+    prune(limits_now())
+    for group in ("user", "api_key", "model"):
+        ever = UsageQuery(start=midnight - DAY, end=timezone.now(), group_by=(group,), width="day")
+        assert [(row.start, row.usage.requests) for row in usage(ever)] == [(midnight, 1)]
+    assert Completion.objects.count() == 1
 
 
 @pytest.mark.django_db(transaction=True)
@@ -152,7 +177,7 @@ def test_what_was_counted_as_pruned_is_gone_when_the_server_stops(alice, history
     row = aged(history.say(alice, [("user", "one")], "two"), 100)
     last_turn(row, 100)
     hours_fold()
-    for kind in ("conversations", "requests", "hours"):
+    for kind in ("conversations", "requests", "sums"):
         pruned = prune(limits_now(), should_stop=lambda: True)
         assert [name for name, count in asdict(pruned).items() if count] == [kind]
     assert not Completion.objects.exists()

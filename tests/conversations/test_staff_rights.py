@@ -6,6 +6,7 @@ from urllib.parse import parse_qsl, urljoin, urlsplit
 from uuid import uuid4
 
 import pytest
+from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Group, Permission
 from django.core.management import call_command
@@ -16,9 +17,10 @@ from accounts.audit import record
 from accounts.links import password_path, password_tokens
 from accounts.models import ApiKey, AuditEvent, User
 from conversations import reviews
-from conversations.models import Completion, Conversation
+from conversations.models import Completion, Conversation, RoleRight
 from conversations.processes.presence import process_register
-from conversations.staff.roles import ROLES, roles_make
+from conversations.staff import roles
+from conversations.staff.roles import ROLES
 
 pytestmark = pytest.mark.django_db
 
@@ -175,6 +177,17 @@ def test_an_action_that_is_not_offered_does_nothing(member, secrets, group: str)
     assert Conversation.objects.filter(pk=secrets.pk).exists()
     assert not Completion.objects.exclude(erased_at=None).exists()
     assert not AuditEvent.objects.exclude(action="read").exists()
+
+
+def test_a_tick_at_what_is_no_row_is_refused_by_every_list(staff_client) -> None:
+    for model in admin.site._registry:
+        url = reverse(f"admin:{model._meta.app_label}_{model._meta.model_name}_changelist")
+        form = staff_client.get(url).context["action_form"]
+        offered = [name for name, _ in form.fields["action"].choices if name] if form else []
+        for ticked in ("x", "", "1 OR 1=1", "9" * 40, "-1", "1.0"):
+            for action in ("nothing", *offered[:1]):
+                data = {"action": action, "_selected_action": [ticked]}
+                assert staff_client.post(url, data).status_code == 400, (url, action, ticked)
 
 
 # ---- no text -------------------------------------------------------------------------------------
@@ -383,12 +396,16 @@ def test_lists_are_asked_by_their_filters_alone(member, alice, group: str) -> No
 # ---- the groups themselves -----------------------------------------------------------------------
 
 
+def rights_of(name: str) -> set[str]:
+    codes = Group.objects.get(name=name).permissions.values_list(
+        "content_type__app_label", "codename"
+    )
+    return {f"{app}.{code}" for app, code in codes}
+
+
 def test_a_new_database_has_the_groups_with_their_rights(db) -> None:
     for name, rights in ROLES.items():
-        codes = Group.objects.get(name=name).permissions.values_list(
-            "content_type__app_label", "codename"
-        )
-        assert {f"{app}.{code}" for app, code in codes} == set(rights)
+        assert rights_of(name) == set(rights)
 
 
 def test_migrating_again_changes_nothing_that_the_operator_did(db) -> None:
@@ -397,7 +414,45 @@ def test_migrating_again_changes_nothing_that_the_operator_did(db) -> None:
     Group.objects.get(name="reviewer").delete()
     Group.objects.filter(name="key manager").update(name="porters")
     call_command("migrate", verbosity=0)
-    roles_make()
+    roles.roles_update()
     assert not auditors.permissions.exists()
     names = set(Group.objects.values_list("name", flat=True))
     assert names == {"auditor", "porters", "privacy officer"}
+
+
+def test_what_a_later_version_adds_to_a_role_its_group_is_given_once(db, monkeypatch) -> None:
+    operators = Group.objects.create(name="curator")
+    Group.objects.get(name="key manager").delete()
+    taken = Permission.objects.get(codename="view_auditevent")
+    Group.objects.get(name="auditor").permissions.remove(taken)
+    own = Permission.objects.get(codename="read_text")
+    Group.objects.get(name="auditor").permissions.add(own)
+    later = {
+        **ROLES,
+        "auditor": (*ROLES["auditor"], "conversations.view_label"),
+        "key manager": (*ROLES["key manager"], "conversations.view_label"),
+        "librarian": ("conversations.view_label",),
+        "curator": ("conversations.view_label",),
+    }
+    monkeypatch.setattr(roles, "ROLES", later)
+    roles.roles_update()
+    expected = {*ROLES["auditor"], "conversations.view_label", "conversations.read_text"}
+    assert rights_of("auditor") == expected - {"accounts.view_auditevent"}
+    assert rights_of("librarian") == {"conversations.view_label"}
+    assert not operators.permissions.exists()
+    assert not Group.objects.filter(name="key manager").exists()
+    assert rights_of("reviewer") == set(ROLES["reviewer"])
+    # Once: what is taken away again stays away.
+    Group.objects.get(name="librarian").permissions.clear()
+    roles.roles_update()
+    assert rights_of("librarian") == set()
+
+
+def test_groups_of_a_database_from_before_are_left_as_they_are(db) -> None:
+    RoleRight.objects.all().delete()
+    Group.objects.exclude(name="auditor").delete()
+    Group.objects.get(name="auditor").permissions.clear()
+    roles.roles_update()
+    assert list(Group.objects.values_list("name", flat=True)) == ["auditor"]
+    assert rights_of("auditor") == set()
+    assert RoleRight.objects.count() == sum(map(len, ROLES.values()))

@@ -54,6 +54,11 @@ class Line:
         return f"{self.method} {self.path}"
 
     @property
+    def takes_key(self) -> bool:
+        """Whether it is a route of the API."""
+        return "the playground's key" in self.expected
+
+    @property
     def is_page(self) -> bool:
         """Whether sessions open it, and not keys."""
         return self.is_form or self.route.startswith("admin/")

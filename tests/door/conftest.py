@@ -15,7 +15,7 @@ from llmapi.backends.echo import EchoBackend
 from llmapi.backends.link import launch_thread
 from llmapi.backends.local import LocalBackend
 from llmapi.engine.config import EngineConfig
-from llmapi.executors import admission, database, disk
+from llmapi.executors import admission, database, disk, readiness
 from llmapi.running import running
 from llmapi.services import models
 from tests.door.client import Client
@@ -83,6 +83,7 @@ def close_connections():
     admission.close()
     database.close()
     disk.close()
+    readiness.close()
     # So does the thread on which asgiref runs the tests' own queries.
     SyncToAsync.single_thread_executor.submit(connections.close_all).result()
 

@@ -53,7 +53,7 @@ async def test_everybody_gets_what_the_matrix_says(world) -> None:
             elif answer.status == 302 and asker in NO_SESSION and line.method == "GET":
                 to_sign_in = ("/sign-in/", "/admin/", "/password/")  # these send on from there
                 assert answer.headers["location"].startswith(to_sign_in), line.title
-            elif answer.status >= 400 and line.route.startswith("v1/"):
+            elif answer.status >= 400 and line.takes_key:
                 assert set(answer.error) == {"message", "type", "param", "code"}, line.title
                 if answer.status == 401:
                     assert answer.headers["www-authenticate"] == "Bearer", line.title
@@ -89,7 +89,7 @@ async def test_what_is_refused_names_nothing_of_the_owner(world) -> None:
 async def test_each_scope_opens_its_routes_and_no_others(world) -> None:
     wrong = []
     for line in LINES:
-        if not line.route.startswith("v1/"):
+        if not line.takes_key:
             continue
         # What staff may do no user may, whatever the key is for.
         asker = "superuser" if line.scope is Scope.ADMIN else "owner"
@@ -111,7 +111,7 @@ async def test_methods_without_a_line_change_nothing(world) -> None:
     await world.objects(LINES[0])
     before = await sync_to_async(everything_stored)()
     for route, line in {line.route: line for line in LINES if not line.destroys}.items():
-        is_api = route.startswith("v1/")
+        is_api = line.takes_key
         askers = ("staff without rights",) if route.startswith("admin/") else ("owner", "nobody")
         for method in METHODS if is_api else ("post", "delete"):
             if (method.upper(), route) in told:

@@ -14,7 +14,8 @@ from llmapi.engine.messages import BATCH_SIZES, Figures, LogLine, StepOutput
 from llmapi.engine.worker import Inbox, Outbox, OutboxLog, serve
 
 
-def test_the_sums_are_what_the_steps_computed(engine: Engine) -> None:
+def test_the_sums_are_what_the_steps_computed(tiny_dir: Path) -> None:
+    engine = make_engine(tiny_dir, step_tokens=256)
     requests = [ask(f"r{i}", some_prompt(i, 20), max_tokens=8) for i in range(5)]
     told = drive(engine, *requests, embed("e", some_prompt(9, 30)))
     figures = engine.figures()
@@ -24,7 +25,7 @@ def test_the_sums_are_what_the_steps_computed(engine: Engine) -> None:
     drawn = sum(finish.completion_tokens for finish in told.finished.values())
     assert figures.drawn_tokens == drawn - 5, "the last token of each is drawn and not computed"
     assert sum(figures.batch_sizes) == figures.steps
-    assert figures.batched == figures.drawn_tokens + 6, "each prompt fits into one pass"
+    assert figures.batched >= figures.drawn_tokens + 6, "each prompt takes a pass, or several"
     assert figures.batch_sizes[BATCH_SIZES.index(8)] > 0
     assert figures.steps_s > 0
     assert figures.begun_tokens == 5 * 20 + 30

@@ -1,10 +1,11 @@
 """Many streams at once, on a thread of their own: what each was told, and how it ended."""
 
 import asyncio
+import itertools
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -54,20 +55,20 @@ def streamed(number: int, **parameters: Any) -> dict[str, Any]:
 
 
 class Crowd:
-    """`count` clients, each of which asks again when it is answered, until `stop`; with `once`,
-    each asks once."""
+    """`count` clients, with these keys in turn, each of which asks again when it is answered, until
+    `stop`; with `once`, each asks once."""
 
     def __init__(
         self,
         url: str,
-        key: str,
+        keys: Sequence[str],
         count: int,
         body: Callable[[int], dict[str, Any]],
         *,
         once: bool = False,
         timeout_s: float = 600,
     ) -> None:
-        self.endpoint = Endpoint.at(url, key)
+        self.endpoints = itertools.cycle([Endpoint.at(url, key) for key in keys])
         self.count = count
         self.body = body
         self.once = once
@@ -107,24 +108,24 @@ class Crowd:
     async def _all(self) -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(self.count):
-                group.create_task(self._one())
+                group.create_task(self._one(next(self.endpoints)))
 
-    async def _one(self) -> None:
+    async def _one(self, endpoint: Endpoint) -> None:
         while not self._stopping.is_set():
             self._numbers += 1
-            told = await self._ask(self.body(self._numbers))
+            told = await self._ask(endpoint, self.body(self._numbers))
             self.told.append(told)
             if self.once:
                 return
             if not told.is_whole:
                 await asyncio.sleep(PAUSE_S)
 
-    async def _ask(self, body: dict[str, Any]) -> Told:
+    async def _ask(self, endpoint: Endpoint, body: dict[str, Any]) -> Told:
         recording = Recording()
         self._open[id(recording)] = recording
         began = time.time()
         with suppress(BadAnswer):  # what did come is looked at
-            await exchange(self.endpoint, body, into=recording, timeout_s=self.timeout_s)
+            await exchange(endpoint, body, into=recording, timeout_s=self.timeout_s)
         del self._open[id(recording)]
         return read(recording, began)
 

@@ -88,13 +88,14 @@ def outage(servers: Servers, go_away) -> Outage:
         variables = {**ECHO, "LLMAPI_ECHO_DELAY_MS": str(WORD_MS), "LLMAPI_LOG_LEVEL": "ERROR"}
         server = started(servers(database_url=proxy.url, **variables))
         history = History(server.var_dir, direct)
-        with Crowd(server.url, server.new_key(), CLIENTS, body) as crowd:
+        keys = [server.new_key()]
+        with Crowd(server.url, keys, CLIENTS, body) as crowd:
             time.sleep(BEFORE_S)
             went_at = time.time()
             go_away(proxy)
             visitors = []
             while time.time() < went_at + AWAY_S:
-                visitors.append(Crowd(server.url, crowd.endpoint.key, 1, short, once=True))
+                visitors.append(Crowd(server.url, keys, 1, short, once=True))
                 time.sleep(NEW_EVERY_S)
             proxy.open()
             back_at = time.time()

@@ -26,7 +26,7 @@ def measure(folder: Path) -> Finding:
         history = History(server.var_dir, server.database_url)
         key, web = server.new_key(), server.pid
         for number in range(TIMES):
-            crowd = Crowd(server.url, key, STREAMS, body(number), once=True)
+            crowd = Crowd(server.url, [key], STREAMS, body(number), once=True)
             crowd.all_stream()
             killed_at = time.time()
             os.kill(server.engine_pid or 0, signal.SIGKILL)
@@ -38,7 +38,7 @@ def measure(folder: Path) -> Finding:
             print(
                 f"death {number + 1}: heard after {last_s[-1]:.2f} s", file=sys.stderr, flush=True
             )
-            with Crowd(server.url, key, 1, body(1000 + number, max_tokens=4), once=True) as one:
+            with Crowd(server.url, [key], 1, body(1000 + number, max_tokens=4), once=True) as one:
                 told += one.wait()
         web_lived = (server.pid, server.running.poll()) == (web, None)
         compared = compare(history, told)

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -98,7 +99,7 @@ def measured(server: ServerUnderTest) -> Finding:
     rows = History(server.var_dir, server.database_url).read().completions
     left = sum(row.status == "running" for row in rows)
     for problem in tally.wrong[:20]:
-        print(problem)
+        print(problem, file=sys.stderr)
     statuses = ", ".join(f"{status} x {n:,}" for status, n in sorted(tally.statuses.items()))
     errors = sum(n for status, n in tally.statuses.items() if status >= 500)
     return Finding(

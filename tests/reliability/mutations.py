@@ -168,7 +168,8 @@ class Spoiler:
     def long_text(self) -> Spoiled:
         letter = self.random.choice("aé字🌸 ")
         body = {"messages": [{"role": "user", "content": letter * 300_000}]}
-        return self.post(CHAT, json.dumps(body).encode(), "longer than the context", "messages")
+        raw = json.dumps(body, ensure_ascii=False).encode()
+        return self.post(CHAT, raw, "longer than the context", "messages")
 
     def too_long(self) -> Spoiled:
         return self.post(self.route(), b" " * (MOST_BYTES + 1), "over the cap")

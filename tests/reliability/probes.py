@@ -40,7 +40,7 @@ def measure(folder: Path) -> Finding:
         states["loading"] = both(server)
         server.wait_ready(300)
         states["ready"] = both(server)
-        with Crowd(server.url, server.new_key(), STREAMS, body) as crowd:
+        with Crowd(server.url, [server.new_key()], STREAMS, body) as crowd:
             crowd.all_stream()
             found = [Prober(server.url, path, COUNT, PER_S) for path in ("/health", "/ready")]
             health, ready = (prober.result() for prober in found)
@@ -93,7 +93,7 @@ def engine_dead(server: ServerUnderTest) -> tuple[int, int]:
 
 
 def draining(server: ServerUnderTest, key: str) -> tuple[int, int]:
-    with Crowd(server.url, key, 1, body, once=True) as crowd:
+    with Crowd(server.url, [key], 1, body, once=True) as crowd:
         crowd.all_stream()
         server.signal(signal.SIGTERM)
         until(lambda: probe(server.url, "/ready")[0] == 503, "/ready says so", 5)

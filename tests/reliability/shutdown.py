@@ -93,7 +93,7 @@ def end(servers: Servers, *, limit_s: float, max_tokens: int) -> Ending:
     def body(number: int) -> dict[str, object]:
         return streamed(number, max_tokens=max_tokens, ignore_eos=True)
 
-    crowd = Crowd(server.url, key, STREAMS, body, once=True)
+    crowd = Crowd(server.url, [key], STREAMS, body, once=True)
     crowd.all_stream()
     with httpx.Client(base_url=server.url, timeout=10) as client:
         assert client.get("/ready").status_code == 200

@@ -6,6 +6,7 @@ import threading
 import time
 from pathlib import Path
 from statistics import median
+from typing import Self
 
 from tests.reliability.crowd import Crowd, streamed
 from tests.reliability.finding import Finding
@@ -18,6 +19,9 @@ STREAMS = int(os.environ.get("STREAMS_COUNT", "200"))
 SECONDS = float(os.environ.get("STREAMS_S", "300"))
 WARM_UP_S = float(os.environ.get("STREAMS_WARM_UP_S", "120"))
 """Until every block of the cache has been written to, and every thread and pool is there."""
+
+USERS = 8
+"""One alone may have half of the places only."""
 
 MAX_TOKENS = 64
 CACHE_TOKENS = STREAMS * 144
@@ -34,19 +38,17 @@ def measure(folder: Path) -> Finding:
         **ALL_CORES,
         "LLMAPI_MAX_BATCH": str(STREAMS),
         "LLMAPI_KV_CACHE_TOKENS": str(CACHE_TOKENS),
-        "LLMAPI_MAX_PENDING": str(STREAMS + 50),
         "LLMAPI_LOG_LEVEL": "WARNING",
     }
     with servers_on("SQLite", folder, model="real") as servers:
         server = started(servers(flags=("--only_cpu", "--load_in_8bit"), **variables))
         history = History(server.var_dir, server.database_url)
-        memory = Memory(server)
-        with Crowd(server.url, server.new_key(), STREAMS, body) as crowd:
+        keys = [server.new_key(f"user-{number}") for number in range(USERS)]
+        with Crowd(server.url, keys, STREAMS, body) as crowd, Memory(server) as memory:
             crowd.all_stream()
             time.sleep(WARM_UP_S)
             warm = len(memory.samples)
             time.sleep(SECONDS)
-            memory.stop()
         told = crowd.told
         compared = compare(history, told)
     # What was asked for last is only heard to its end, so not all count as one of 200 at once.
@@ -81,7 +83,10 @@ class Memory:
         self._thread = threading.Thread(target=self._watch, name="memory")
         self._thread.start()
 
-    def stop(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._stopping.set()
         self._thread.join()
 

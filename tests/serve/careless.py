@@ -417,6 +417,8 @@ class Careless:
             )
         finally:
             allow(self.server)
+        # An end that was refused is in the journal, or was set aside from it.
+        until(lambda: self.server.ready_status() == 200, "the database has all ends", 60)
 
     def death_of_the_engine(self) -> None:
         with self.stream() as stream:

@@ -103,6 +103,19 @@ class History:
         )
         return [public_id for public_id, process in rows if process in process_pks]
 
+    def flushed_of(self, process_pks: set[int]) -> dict[str, str]:
+        """Id -> text so far, of what these processes have left as `running`."""
+        rows = self.rows(
+            "SELECT c.public_id, c.process_id, CAST(t.output AS text) FROM conversations_completion"
+            " c JOIN conversations_completioncontent t ON t.completion_id = c.id"
+            " WHERE c.status = 'running'"
+        )
+        return {
+            public_id: "".join(choice["text"] for choice in json.loads(output))
+            for public_id, process, output in rows
+            if process in process_pks
+        }
+
     def process_of(self, pid: int) -> int:
         """The newest ServerProcess row of a process number."""
         rows = self.rows(

@@ -132,4 +132,6 @@ def files_below(folder: Path) -> Iterator[Path]:
 def session_of(data: str, secret_key: str) -> str:
     """What a row of Django's sessions holds: compressed and signed, so not to be read as it is."""
     salt = "django.contrib.sessions.SessionStore"
-    return json.dumps(signing.loads(data, key=secret_key, salt=salt), ensure_ascii=False)
+    return json.dumps(
+        signing.loads(data, key=secret_key, salt=salt, fallback_keys=[]), ensure_ascii=False
+    )

@@ -153,3 +153,21 @@ def test_a_silent_database_keeps_no_stream_from_its_end(site):
     stream = site.streamed_through(silent=True)
     site.outage.end()
     site.until_completed(stream)
+
+
+@pytest.mark.skipif(not ON_POSTGRES, reason="a file is not silent")
+def test_a_silent_database_keeps_neither_a_request_nor_the_servers_end_waiting_for_ever(site):
+    site.outage.proxy.passing.clear()
+    try:
+        refused = post(site.server.url, site.key, CHAT, chat(2))
+        assert (refused.status_code, refused.json()["error"]["code"]) == (
+            503,
+            "database_unavailable",
+        )
+        assert 1 <= int(refused.headers["retry-after"]) <= 120
+        assert site.server.ready_status() == 503
+        assert site.server.stop() == 0
+    finally:
+        site.outage.proxy.passing.set()
+    site.server.start()
+    site.server.wait_ready()

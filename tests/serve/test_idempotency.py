@@ -12,6 +12,7 @@ from tests.serve.history import History
 from tests.serve.server import until
 
 MODEL = "nonsense"
+SLOW_ECHO = {"model": None, "flags": (), "LLMAPI_ENGINE": "echo", "LLMAPI_ECHO_DELAY_MS": "10"}
 ASKED = {"model": MODEL, "messages": HELLO, "temperature": 1.5, "max_tokens": 20}
 
 
@@ -100,11 +101,11 @@ def test_two_processes_never_both_generate(server, anonymous_server, key, histor
 
 
 def test_after_a_kill_in_mid_stream_the_key_is_free_again(new_server):
-    server = new_server()
+    server = new_server(**SLOW_ECHO)
     server.start()
     server.wait_ready()
     key, history = server.new_key(), History(server.var_dir, server.database_url)
-    body = {**chat(3000), "stream": True}
+    body = chat(100, "word " * 100, stream=True)
     headers = keyed(key, "killed")
     with httpx.stream(
         "POST", server.url + CHAT, json=body, headers=headers, timeout=TIMEOUT

@@ -5,9 +5,11 @@ import json
 import os
 import re
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import promql_parser
 import pytest
@@ -174,6 +176,17 @@ def test_prometheus_is_shown_how_to_ask() -> None:
     assert job["metrics_path"] == "/metrics"
     assert job["authorization"]["type"] == "Bearer"
     assert job["authorization"]["credentials_file"]
+
+
+def test_what_is_refused_before_it_is_read_is_counted(server: ServerUnderTest) -> None:
+    address = urlsplit(server.url)
+    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+        connection.sendall(b"NONSENSE\r\n\r\n")
+        assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+    figures = server.metrics()
+    assert re.search(r'llmapi_errors_total\{code="invalid_http",status="400"\} [1-9]', figures)
+    assert re.search(r'llmapi_requests_total\{[^}]*route="unread",status="4xx"\} [1-9]', figures)
+    assert re.search(r"llmapi_connections [1-9]", figures), "that of whoever asks"
 
 
 def test_each_line_of_the_log_is_an_object_also_when_the_engine_dies(new_server) -> None:

@@ -7,7 +7,8 @@ from contextlib import closing
 import pytest
 from pydantic import ValidationError
 
-from config.env import ServerSettings, explain
+from config.env import ServerSettings
+from config.reading import explain
 
 LOADING = ("Loading", "tokenizer", "Preparing the database")
 

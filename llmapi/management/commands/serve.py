@@ -31,7 +31,7 @@ from conversations.processes.registration import ProcessRegistration
 from llmapi.adapters import adapters_restore
 from llmapi.backends.base import BackendFailed
 from llmapi.configured import configured_backends
-from llmapi.executors import admission, database, disk
+from llmapi.executors import admission, database, disk, readiness
 from llmapi.readings import watched
 from llmapi.running import running
 from llmapi.services import models
@@ -123,6 +123,7 @@ class Command(BaseCommand):
             admission.close()
             database.close()
             disk.close()
+            readiness.close()
             limiter.close()
             registration.stop()
         if self.failed:

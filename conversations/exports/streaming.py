@@ -19,34 +19,29 @@ threads = ThreadPoolExecutor(max_workers=4, thread_name_prefix="export")
 """Of all exports together; each has one, and a connection, only while a piece is made."""
 
 
-class Export(StreamingHttpResponse):
-    """An answer to be kept as a file."""
-
-    def __init__(self, lines: Iterable[str], *, content_type: str, filename: str) -> None:
-        self.pieces = OnThreads(in_pieces(lines))
-        super().__init__(self.pieces, content_type=f"{content_type}; charset=utf-8")
-        self["Content-Disposition"] = f'attachment; filename="{filename}"'
-
-    def begin_for(self, user_pk: int) -> bool:
-        """Whether this user has not too many under way; then this is one of them until it was sent
-        or broken off."""
-        with under_way_lock:
-            own = [one for one in under_way if one.user_pk == user_pk and not one.is_over]
-            if len(own) >= OF_ONE_USER:
-                return False
-            self.pieces.user_pk = user_pk
-            under_way.add(self.pieces)
-        return True
+class TooManyExports(Exception):
+    """As many exports of this user are under way as may be at once. Nothing was begun."""
 
 
-def streamed(lines: Iterable[str], *, content_type: str, filename: str) -> Export:
-    """An answer to be kept as a file, of which no more than a piece or two are in memory.
+def export_begin(
+    user_pk: int | None, lines: Iterable[str], *, content_type: str, filename: str
+) -> StreamingHttpResponse:
+    """An answer to be kept as a file, of which no more than a piece or two are in memory. It is one
+    of this user's exports under way until it was sent or broken off.
 
     `lines` may query the database while they are made, and must keep no query open from one line
     to the next. An error in the middle is raised, and the server breaks off the connection: what
-    came is never taken for the whole.
+    came is never taken for the whole. Raises TooManyExports before anything is made.
     """
-    return Export(lines, content_type=content_type, filename=filename)
+    pieces = OnThreads(in_pieces(lines), user_pk)
+    with under_way_lock:
+        own = [one for one in under_way if one.user_pk == user_pk and not one.is_over]
+        if len(own) >= OF_ONE_USER:
+            raise TooManyExports
+        under_way.add(pieces)
+    response = StreamingHttpResponse(pieces, content_type=f"{content_type}; charset=utf-8")
+    response["Content-Disposition"] = f'attachment; filename="{filename}"'
+    return response
 
 
 def in_pieces(lines: Iterable[str]) -> Iterator[bytes]:
@@ -70,12 +65,12 @@ class OnThreads:
     ends, without being waited for.
     """
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
+    def __init__(self, pieces: Iterator[bytes], user_pk: int | None = None) -> None:
         self._pieces = pieces
         self._lock = threading.Lock()
         """Held by the thread that makes a piece: the client may leave meanwhile."""
 
-        self.user_pk: int | None = None
+        self.user_pk = user_pk
         self.is_over = False
 
     def __aiter__(self) -> "OnThreads":

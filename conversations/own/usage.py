@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 from django.utils import timezone
@@ -11,17 +11,9 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from accounts.models import ApiKey, User
-from conversations.charts import Chart, Series
-from conversations.usage.totals import (
-    WIDTHS,
-    Usage,
-    UsageQuery,
-    UsageRow,
-    Width,
-    bucket_start,
-    total,
-    usage,
-)
+from conversations.charts.chart import Chart, Series
+from conversations.charts.spans import Span
+from conversations.usage.totals import Usage, UsageRow, total, usage
 
 By = Literal["model", "api_key"]
 GROUPS: dict[str, tuple[By, Any]] = {
@@ -34,25 +26,13 @@ MOST_SERIES = 4
 """So many colours there are: the busiest groups have their own, all others share the last."""
 
 
-@dataclass(frozen=True, slots=True)
-class Range:
-    name: Any
-    width: Width
-    count: int
-
-    def starts(self, now: datetime) -> list[datetime]:
-        """When each bucket begins; the last is the one that is now."""
-        last = bucket_start(now, self.width)
-        return [last - WIDTHS[self.width] * n for n in range(self.count - 1, -1, -1)]
-
-
-RANGES = {
-    "24h": Range(gettext_lazy("24 hours"), "hour", 24),
-    "7d": Range(gettext_lazy("7 days"), "day", 7),
-    "30d": Range(gettext_lazy("30 days"), "day", 30),
-    "90d": Range(gettext_lazy("90 days"), "day", 90),
+SPANS = {
+    "24h": Span(gettext_lazy("24 hours"), hours=1, count=24),
+    "7d": Span(gettext_lazy("7 days"), hours=24, count=7),
+    "30d": Span(gettext_lazy("30 days"), hours=24, count=30),
+    "90d": Span(gettext_lazy("90 days"), hours=24, count=90),
 }
-DEFAULT_RANGE = "7d"
+DEFAULT_SPAN = "7d"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,21 +60,12 @@ class Report:
         return round(100 * self.total.failed / (self.total.requests or 1))
 
 
-def report(user: User, chosen: Range, group: str) -> Report:
+def report(user: User, chosen: Span, group: str) -> Report:
     """Five queries at most, however much there is."""
     now = timezone.now()
     starts = chosen.starts(now)
     by = GROUPS[group][0]
-    rows = usage(
-        UsageQuery(
-            start=starts[0],
-            # A request that comes this very moment belongs to it too.
-            end=now + timedelta(seconds=1),
-            width=chosen.width,
-            group_by=(by,),
-            users=[user.pk],
-        )
-    )
+    rows = usage(chosen.query(now, group_by=(by,), users=[user.pk]))
     keys = _keys(rows) if by == "api_key" else {}
     names = {row.group[by]: _name(row.group[by], by, keys) for row in rows}
     sums: dict[str, Usage] = defaultdict(Usage)
@@ -128,7 +99,7 @@ def _name(value: Any, by: By, keys: Mapping[Any, ApiKey]) -> str:
 
 
 def _charts(
-    chosen: Range,
+    chosen: Span,
     starts: list[datetime],
     rows: list[UsageRow],
     by: By,
@@ -145,16 +116,6 @@ def _charts(
         values[name if name in values else series[-1]][row.start].add(row.usage)
         together[row.start].add(row.usage)
 
-    def chart(title: str, unit: str, lines: list[Series]) -> Chart:
-        hourly = chosen.width == "hour"
-        return Chart(
-            title,
-            lines,
-            unit=unit,
-            time_format="%H:%M" if hourly else "%m-%d",
-            long_time_format="%Y-%m-%d %H:%M" if hourly else "%Y-%m-%d",
-        )
-
     def over_time(name: str, sums: Mapping[datetime, Usage], field: str) -> Series:
         nothing = Usage()
         return Series(name, [(at, getattr(sums.get(at, nothing), field)) for at in starts])
@@ -162,20 +123,17 @@ def _charts(
     def of_groups(field: str) -> list[Series]:
         return [over_time(name, values[name], field) for name in series]
 
-    ended_badly = [
-        over_time(_("Failed"), together, "failed"),
-        over_time(_("Cancelled"), together, "cancelled"),
-    ]
     return [
-        chart(_("Requests"), "", of_groups("requests")),
-        chart(_("Tokens"), "", of_groups("total_tokens")),
-        chart(
+        chosen.chart(_("Requests"), *of_groups("requests")),
+        chosen.chart(_("Tokens"), *of_groups("total_tokens")),
+        chosen.chart(
             _("Tokens in and out"),
-            "",
-            [
-                over_time(_("Tokens in"), together, "prompt_tokens"),
-                over_time(_("Tokens out"), together, "completion_tokens"),
-            ],
+            over_time(_("Tokens in"), together, "prompt_tokens"),
+            over_time(_("Tokens out"), together, "completion_tokens"),
         ),
-        chart(_("Failed and cancelled requests"), "", ended_badly),
+        chosen.chart(
+            _("Failed and cancelled requests"),
+            over_time(_("Failed"), together, "failed"),
+            over_time(_("Cancelled"), together, "cancelled"),
+        ),
     ]
