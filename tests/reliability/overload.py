@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks.figures import percentile
 from tests.reliability.finding import Finding
@@ -15,6 +16,9 @@ CAPACITY_S = float(os.environ.get("OVERLOAD_CAPACITY_S", "30"))
 OVERLOAD_S = float(os.environ.get("OVERLOAD_S", "60"))
 SETTLES_S = float(os.environ.get("OVERLOAD_SETTLES_S", "10"))
 """At the beginning of each; what ends in it does not count."""
+
+MODEL: Any = os.environ.get("OVERLOAD_MODEL", "real")
+"""`tiny`: hardly any work for the engine, so that refusals are what there is to do."""
 
 CLIENTS = 32
 TIMES = 5
@@ -28,7 +32,7 @@ MOST_REFUSAL_MS = 100
 
 
 def measure(folder: Path) -> Finding:
-    with servers_on("SQLite", folder, model="real") as servers:
+    with servers_on("SQLite", folder, model=MODEL) as servers:
         server = started(servers(flags=FLAGS, LLMAPI_LOG_LEVEL="WARNING", **ALL_CORES))
         model = served_model(server)
         keys = [server.new_key(f"user-{number}") for number in range(USERS)]
