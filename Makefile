@@ -74,15 +74,15 @@ test-browser: install-dev
 soak: install-dev
 	$(BIN)/python -m pytest -c tests/engine/pytest.ini --rootdir tests/engine tests/engine/test_soak.py -m slow -s $(ARGS)
 
-# A hundred kills on each database, and the builds broken on purpose: about twenty minutes.
+# A hundred kills on each database, and the builds broken on purpose: long.
 chaos: install-dev
 	$(BIN)/python -m tests.chaos $(ARGS)
 
-# All promises of docs/reliability.md, or those that ARGS names: an hour in all, on a machine that does nothing else.
+# All promises of docs/reliability.md, or those that ARGS names: long, on a machine that does nothing else.
 reliability: install-dev
 	$(BIN)/python -m tests.reliability $(ARGS)
 
-# Requests that nobody thought of, others each time: about a quarter of an hour.
+# Requests that nobody thought of, others each time: long.
 FUZZ_EXAMPLES ?= 1000
 fuzz: install-dev
 	FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) TEST_DATABASE=sqlite $(BIN)/python -m pytest \
