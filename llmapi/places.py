@@ -66,7 +66,7 @@ class Seated:
     """An application whose requests need a place until their answers begin: a long one that is
     read slowly keeps nobody waiting. (So it must hold no connection then.)
 
-    GET of /health and /ready does not come this far (`llmapi.probes`). HEAD of /ready, and /metrics,
+    GET of /health and /ready does not come this far (`llmapi.probes`). HEAD of /ready and /metrics
     have a few places of their own, so that they tell of the server and not of the line.
     """
 
